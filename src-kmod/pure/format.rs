@@ -1,0 +1,917 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The store's binary formats, all little-endian, all with CRC-32C.
+//!
+//! `blocks.map` is the truth about a session:
+//!
+//! ```text
+//! 0      header, HEADER_LEN bytes, written once
+//! 8192   status slot 0, SLOT_LEN bytes   } the valid one with the larger
+//! 8704   status slot 1, SLOT_LEN bytes   } generation counts
+//! 12288  records, RECORD_LEN bytes each, appended
+//! ```
+//!
+//! State and totals are kept in place, in slots that exist from the start,
+//! and not in a footer: marking a session broken must not need new space in
+//! a store that has just become full.
+//!
+//! A record is either a run of pre-images or a *commit*: the statement that
+//! everything before it was durable when it was written. What follows the
+//! last commit of an interrupted session is its tail, which may be torn.
+//!
+//! `docs/format.md` describes the same for readers of other languages.
+
+use super::crc;
+
+/// First bytes of `blocks.map`.
+pub const MAP_MAGIC: [u8; 8] = *b"BDSNAPM\x01";
+/// First bytes of a status slot.
+pub const SLOT_MAGIC: [u8; 8] = *b"BDSNAPS\x01";
+/// First bytes of a chain tail file.
+pub const TAIL_MAGIC: [u8; 8] = *b"BDSNAPT\x01";
+/// The version that this code writes, and the only one that it reads.
+pub const VERSION: u32 = 1;
+
+/// Bytes of the header.
+pub const HEADER_LEN: usize = 8192;
+/// Bytes of one status slot.
+pub const SLOT_LEN: usize = 512;
+/// Where the two status slots begin.
+pub const SLOT_OFFSETS: [u64; 2] = [8192, 8704];
+/// Where the records begin.
+pub const RECORDS_OFFSET: u64 = 12288;
+/// Bytes of one record.
+pub const RECORD_LEN: usize = 32;
+/// Bytes of a chain tail file.
+pub const TAIL_LEN: usize = 4096;
+/// Longest device name in a header, in bytes.
+pub const NAME_MAX: usize = 4095;
+/// A run of pre-images is at most this long, in bytes (1 MiB).
+pub const RUN_MAX: u32 = 1 << 20;
+/// How much of a device's beginning is hashed to recognise foreign changes.
+pub const HEAD_LEN: u64 = 128 * 1024;
+/// Most saved chunks whose checksums a chain tail remembers.
+pub const SAMPLES_MAX: usize = 64;
+/// The header's chunk sizes, in bytes: powers of two between these.
+pub const CHUNK_MIN: u32 = 4096;
+/// See [`CHUNK_MIN`].
+pub const CHUNK_MAX: u32 = 65536;
+
+/// Name of the store's marker file.
+pub const MARKER_NAME: &str = ".bdsnap-store";
+/// Folder of the chain tails, one file a device.
+pub const CHAIN_DIR: &str = ".bdsnap-chain";
+/// Index of a session.
+pub const MAP_NAME: &str = "blocks.map";
+/// Pre-images of a session.
+pub const DAT_NAME: &str = "blocks.dat";
+/// A session's description for people and scripts.
+pub const META_NAME: &str = "meta.json";
+
+/// Session, store, boot and load identities.
+pub type Id = [u8; 16];
+/// "No such thing".
+pub const NO_ID: Id = [0; 16];
+
+/// What is wrong with bytes that should be one of our structures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FormatError {
+    /// Fewer bytes than the structure has.
+    Short,
+    /// Not the structure's magic.
+    Magic,
+    /// A version that this code does not know.
+    Version(u32),
+    /// The checksum does not match.
+    Checksum,
+    /// A field has a value out of its range; which one.
+    Field(&'static str),
+}
+
+impl core::fmt::Display for FormatError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Short => f.write_str("too short"),
+            Self::Magic => f.write_str("not a bdsnap structure (magic)"),
+            Self::Version(v) => write!(f, "unknown version {v}"),
+            Self::Checksum => f.write_str("checksum mismatch"),
+            Self::Field(name) => write!(f, "impossible value of {name}"),
+        }
+    }
+}
+
+impl core::error::Error for FormatError {}
+
+macro_rules! wire_enum {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $value:literal, $text:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vmeta])* $variant = $value,)* }
+
+        impl $name {
+            /// From its byte on disk.
+            pub fn from_wire(byte: u8) -> Result<Self, FormatError> {
+                match byte {
+                    $($value => Ok(Self::$variant),)*
+                    _ => Err(FormatError::Field(stringify!($name))),
+                }
+            }
+
+            /// Its word in `meta.json` and in tables.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+wire_enum! {
+    /// What opened the session.
+    Kind {
+        /// A filesystem's claim.
+        Mount = 1, "mount";
+        /// Raw writes to a registered, unclaimed device.
+        Raw = 2, "raw";
+        /// What a restore overwrote.
+        Undo = 3, "undo";
+    }
+}
+
+wire_enum! {
+    /// When an origin write is let go.
+    Durability {
+        /// When its pre-images are durable in the store.
+        Strict = 1, "strict";
+        /// When its pre-images are in bounded memory.
+        Async = 2, "async";
+    }
+}
+
+wire_enum! {
+    /// Whether the device may have changed unseen since the session before.
+    Gap {
+        /// No: the module watched all the time and the samples match.
+        None = 0, "none";
+        /// Yes: a write was seen outside a session, or a sample differs.
+        Written = 1, "written";
+        /// The module was not watching all the time.
+        Unknown = 2, "unknown";
+    }
+}
+
+wire_enum! {
+    /// A session's state as its status slot says it.
+    State {
+        /// Not ended, or cut: then it is *interrupted*, see `docs/format.md`.
+        Recording = 1, "recording";
+        /// Ended well.
+        Closed = 2, "closed";
+        /// A pre-image was lost.
+        Broken = 3, "broken";
+        /// Writes that no bio showed may have happened.
+        Tainted = 4, "tainted";
+    }
+}
+
+/// Header flag: the device is an image file behind a loop device.
+pub const DEV_IMAGE: u8 = 1;
+/// Header flag: the device is a partition.
+pub const DEV_PARTITION: u8 = 2;
+/// Header flag: raw writes were in flight at the session's very start.
+pub const RAW_IN_FLIGHT: u8 = 4;
+
+/// The beginning of `blocks.map`: what the session is, written once.
+///
+/// # Invariants
+///
+/// `name_len <= NAME_MAX`; `chunk_size` is a power of two from [`CHUNK_MIN`]
+/// to [`CHUNK_MAX`]. [`Header::decode`] checks both.
+#[derive(Clone)]
+pub struct Header {
+    /// This session.
+    pub session_id: Id,
+    /// The store that it was made in.
+    pub store_id: Id,
+    /// The session before it on this device, or [`NO_ID`].
+    pub prev_session_id: Id,
+    /// Shared by the sessions of one filesystem's devices, or [`NO_ID`].
+    pub group_id: Id,
+    /// The boot (as /proc/sys/kernel/random/boot_id says it).
+    pub boot_id: Id,
+    /// The load of the module; for undo sessions made by tools, [`NO_ID`].
+    pub load_id: Id,
+    /// Position in the chain: larger is later; unique in a store.
+    pub chain_seq: u64,
+    /// Start, in nanoseconds since 1970 UTC.
+    pub start_ns: u64,
+    /// Start, in nanoseconds since boot (CLOCK_BOOTTIME).
+    pub start_boot_ns: u64,
+    /// Size of the device in bytes.
+    pub device_bytes: u64,
+    /// Start of the device on its disk, in sectors.
+    pub part_start: u64,
+    /// Offset of a loop device in its image, in bytes.
+    pub loop_offset: u64,
+    /// Size limit of a loop device, in bytes; 0: none.
+    pub loop_sizelimit: u64,
+    /// Size of a chunk in bytes.
+    pub chunk_size: u32,
+    /// Logical block size of the device in bytes.
+    pub logical_block_size: u32,
+    /// Device number at that time (informative).
+    pub dev_major: u32,
+    /// Device number at that time (informative).
+    pub dev_minor: u32,
+    /// What opened the session.
+    pub kind: Kind,
+    /// When origin writes are let go.
+    pub durability: Durability,
+    /// The link to the session before.
+    pub gap_before: Gap,
+    /// [`DEV_IMAGE`], [`DEV_PARTITION`], [`RAW_IN_FLIGHT`].
+    pub dev_flags: u8,
+    /// SHA-256 of the device's first [`HEAD_LEN`] bytes (or all, if smaller)
+    /// at the start; zeros if it could not be read.
+    pub head_sha256: [u8; 32],
+    /// For an undo session: the session whose start was restored.
+    pub restored_id: Id,
+    /// Number of bytes of `name` in use.
+    pub name_len: u16,
+    /// The device's name as registered (bytes, any but NUL).
+    pub name: [u8; NAME_MAX],
+}
+
+impl Header {
+    /// A header with all fields zero or their first value.
+    pub const fn new() -> Self {
+        Self {
+            session_id: NO_ID,
+            store_id: NO_ID,
+            prev_session_id: NO_ID,
+            group_id: NO_ID,
+            boot_id: NO_ID,
+            load_id: NO_ID,
+            chain_seq: 0,
+            start_ns: 0,
+            start_boot_ns: 0,
+            device_bytes: 0,
+            part_start: 0,
+            loop_offset: 0,
+            loop_sizelimit: 0,
+            chunk_size: CHUNK_MIN,
+            logical_block_size: 512,
+            dev_major: 0,
+            dev_minor: 0,
+            kind: Kind::Mount,
+            durability: Durability::Strict,
+            gap_before: Gap::None,
+            dev_flags: 0,
+            head_sha256: [0; 32],
+            restored_id: NO_ID,
+            name_len: 0,
+            name: [0; NAME_MAX],
+        }
+    }
+
+    /// The device's name.
+    pub fn name(&self) -> &[u8] {
+        &self.name[..usize::from(self.name_len).min(NAME_MAX)]
+    }
+
+    /// Sets the device's name; false if it is too long.
+    pub fn set_name(&mut self, name: &[u8]) -> bool {
+        if name.len() > NAME_MAX {
+            return false;
+        }
+        self.name = [0; NAME_MAX];
+        self.name[..name.len()].copy_from_slice(name);
+        self.name_len = name.len() as u16;
+        true
+    }
+
+    /// Writes the header into `out`.
+    pub fn encode(&self, out: &mut [u8; HEADER_LEN]) {
+        out.fill(0);
+        let mut w = Writer::new(out);
+        w.bytes(&MAP_MAGIC);
+        w.u32(VERSION);
+        w.u32(HEADER_LEN as u32);
+        w.bytes(&self.session_id);
+        w.bytes(&self.store_id);
+        w.bytes(&self.prev_session_id);
+        w.bytes(&self.group_id);
+        w.bytes(&self.boot_id);
+        w.bytes(&self.load_id);
+        w.u64(self.chain_seq);
+        w.u64(self.start_ns);
+        w.u64(self.start_boot_ns);
+        w.u64(self.device_bytes);
+        w.u64(self.part_start);
+        w.u64(self.loop_offset);
+        w.u64(self.loop_sizelimit);
+        w.u32(self.chunk_size);
+        w.u32(self.logical_block_size);
+        w.u32(self.dev_major);
+        w.u32(self.dev_minor);
+        w.u8(self.kind as u8);
+        w.u8(self.durability as u8);
+        w.u8(self.gap_before as u8);
+        w.u8(self.dev_flags);
+        w.u8(1); // checksum of data and records: CRC-32C
+        w.u8(0); // compression: none
+        w.u16(self.name_len);
+        w.bytes(&self.head_sha256);
+        w.bytes(&self.restored_id);
+        w.seek(HEADER_NAME);
+        w.bytes(self.name());
+        seal(out);
+    }
+
+    /// Reads a header; `bytes` are the first [`HEADER_LEN`] of `blocks.map`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let mut h = Self::new();
+        h.decode_into(bytes)?;
+        Ok(h)
+    }
+
+    /// As [`Header::decode`], in place: the structure is large for a kernel's
+    /// stack. On an error the content of `self` is unspecified.
+    pub fn decode_into(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
+        let bytes = bytes.get(..HEADER_LEN).ok_or(FormatError::Short)?;
+        let mut r = Reader::new(bytes);
+        if r.array::<8>() != MAP_MAGIC {
+            return Err(FormatError::Magic);
+        }
+        let version = r.u32();
+        if version != VERSION {
+            return Err(FormatError::Version(version));
+        }
+        if !sealed(bytes) {
+            return Err(FormatError::Checksum);
+        }
+        if r.u32() != HEADER_LEN as u32 {
+            return Err(FormatError::Field("header_len"));
+        }
+        self.session_id = r.array();
+        self.store_id = r.array();
+        self.prev_session_id = r.array();
+        self.group_id = r.array();
+        self.boot_id = r.array();
+        self.load_id = r.array();
+        self.chain_seq = r.u64();
+        self.start_ns = r.u64();
+        self.start_boot_ns = r.u64();
+        self.device_bytes = r.u64();
+        self.part_start = r.u64();
+        self.loop_offset = r.u64();
+        self.loop_sizelimit = r.u64();
+        self.chunk_size = r.u32();
+        self.logical_block_size = r.u32();
+        self.dev_major = r.u32();
+        self.dev_minor = r.u32();
+        self.kind = Kind::from_wire(r.u8())?;
+        self.durability = Durability::from_wire(r.u8())?;
+        self.gap_before = Gap::from_wire(r.u8())?;
+        self.dev_flags = r.u8();
+        if r.u8() != 1 {
+            return Err(FormatError::Field("checksum"));
+        }
+        if r.u8() != 0 {
+            return Err(FormatError::Field("compression"));
+        }
+        self.name_len = r.u16();
+        self.head_sha256 = r.array();
+        self.restored_id = r.array();
+        if usize::from(self.name_len) > NAME_MAX {
+            return Err(FormatError::Field("name_len"));
+        }
+        if !chunk_size_is_valid(self.chunk_size) {
+            return Err(FormatError::Field("chunk_size"));
+        }
+        if self.device_bytes > i64::MAX as u64 {
+            return Err(FormatError::Field("device_bytes"));
+        }
+        let name = &bytes[HEADER_NAME..HEADER_NAME + usize::from(self.name_len)];
+        self.set_name(name);
+        Ok(())
+    }
+}
+
+impl Default for Header {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where the name is in a header.
+const HEADER_NAME: usize = 512;
+
+/// Whether chunks may have this many bytes.
+pub fn chunk_size_is_valid(bytes: u32) -> bool {
+    bytes.is_power_of_two() && (CHUNK_MIN..=CHUNK_MAX).contains(&bytes)
+}
+
+/// A session's state, and at its end its totals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// The session that the slot belongs to.
+    pub session_id: Id,
+    /// Larger is newer.
+    pub generation: u64,
+    /// The state.
+    pub state: State,
+    /// Records of pre-images (commits not counted); valid unless `Recording`.
+    pub records: u64,
+    /// All records, commits included: `blocks.map` is
+    /// `RECORDS_OFFSET + map_records * RECORD_LEN` bytes long.
+    pub map_records: u64,
+    /// Bytes of `blocks.dat`.
+    pub dat_bytes: u64,
+    /// End, in nanoseconds since 1970 UTC; 0 while recording.
+    pub end_ns: u64,
+    /// Why it broke: a positive errno; 0: it did not.
+    pub errno: u32,
+    /// The chunk that could not be saved: its sector on the device.
+    pub broken_sector: u64,
+    /// When it broke, in nanoseconds since 1970 UTC.
+    pub broken_ns: u64,
+    /// Bytes of discards that were completed without reaching the device.
+    pub absorbed_bytes: u64,
+    /// Origin writes that were held.
+    pub held_bios: u64,
+    /// SHA-256 of the device's first [`HEAD_LEN`] bytes at the end.
+    pub head_sha256: [u8; 32],
+}
+
+impl Status {
+    /// The status of a session that has just begun.
+    pub const fn recording(session_id: Id) -> Self {
+        Self {
+            session_id,
+            generation: 1,
+            state: State::Recording,
+            records: 0,
+            map_records: 0,
+            dat_bytes: 0,
+            end_ns: 0,
+            errno: 0,
+            broken_sector: 0,
+            broken_ns: 0,
+            absorbed_bytes: 0,
+            held_bios: 0,
+            head_sha256: [0; 32],
+        }
+    }
+
+    /// Writes the slot into `out`.
+    pub fn encode(&self, out: &mut [u8; SLOT_LEN]) {
+        out.fill(0);
+        let mut w = Writer::new(out);
+        w.bytes(&SLOT_MAGIC);
+        w.bytes(&self.session_id);
+        w.u64(self.generation);
+        w.u8(self.state as u8);
+        w.bytes(&[0; 3]);
+        w.u32(self.errno);
+        w.u64(self.records);
+        w.u64(self.map_records);
+        w.u64(self.dat_bytes);
+        w.u64(self.end_ns);
+        w.u64(self.broken_sector);
+        w.u64(self.broken_ns);
+        w.u64(self.absorbed_bytes);
+        w.u64(self.held_bios);
+        w.bytes(&self.head_sha256);
+        seal(out);
+    }
+
+    /// Reads one slot.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let bytes = bytes.get(..SLOT_LEN).ok_or(FormatError::Short)?;
+        let mut r = Reader::new(bytes);
+        if r.array::<8>() != SLOT_MAGIC {
+            return Err(FormatError::Magic);
+        }
+        if !sealed(bytes) {
+            return Err(FormatError::Checksum);
+        }
+        let session_id = r.array();
+        let generation = r.u64();
+        let state = State::from_wire(r.u8())?;
+        let _: [u8; 3] = r.array();
+        Ok(Self {
+            session_id,
+            generation,
+            state,
+            errno: r.u32(),
+            records: r.u64(),
+            map_records: r.u64(),
+            dat_bytes: r.u64(),
+            end_ns: r.u64(),
+            broken_sector: r.u64(),
+            broken_ns: r.u64(),
+            absorbed_bytes: r.u64(),
+            held_bios: r.u64(),
+            head_sha256: r.array(),
+        })
+    }
+
+    /// The slot that counts: valid, of this session, newest. `slots` is what
+    /// stands at [`SLOT_OFFSETS`].
+    pub fn newest(slots: [&[u8]; 2], session_id: &Id) -> Result<Self, FormatError> {
+        let mut best: Option<Self> = None;
+        let mut why = FormatError::Checksum;
+        for slot in slots {
+            match Self::decode(slot) {
+                Ok(s) if s.session_id != *session_id => why = FormatError::Field("session_id"),
+                Ok(s) if best.is_none_or(|b| s.generation > b.generation) => best = Some(s),
+                Ok(_) => {}
+                Err(e) => why = e,
+            }
+        }
+        best.ok_or(why)
+    }
+
+    /// Which slot (0 or 1) this generation is written to.
+    pub fn slot(&self) -> usize {
+        (self.generation % 2) as usize
+    }
+}
+
+/// Record flag: not pre-images but a commit; see the module's text.
+pub const REC_COMMIT: u32 = 1;
+/// Record flag: the run is all zeros and has no bytes in `blocks.dat`.
+pub const REC_ZERO: u32 = 2;
+/// All flags that this version knows.
+pub const REC_KNOWN: u32 = REC_COMMIT | REC_ZERO;
+
+/// One entry of `blocks.map`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    /// First sector, from the registered device's start. Of a commit: the
+    /// number of records before it.
+    pub sector: u64,
+    /// Length in bytes, at most [`RUN_MAX`]; 0 in a commit.
+    pub bytes: u32,
+    /// `REC_…`
+    pub flags: u32,
+    /// Where the run begins in `blocks.dat`. Of a commit: bytes of
+    /// `blocks.dat` that were durable.
+    pub offset: u64,
+    /// CRC-32C of the run's bytes.
+    pub data_crc: u32,
+}
+
+impl Record {
+    /// Writes the record into `out`. The checksum also covers `session`, so
+    /// that what a file's blocks held before is never taken for a record.
+    pub fn encode(&self, session: &Id, out: &mut [u8; RECORD_LEN]) {
+        let mut w = Writer::new(out);
+        w.u64(self.sector);
+        w.u32(self.bytes);
+        w.u32(self.flags);
+        w.u64(self.offset);
+        w.u32(self.data_crc);
+        let crc = Self::crc(session, &out[..RECORD_LEN - 4]);
+        out[RECORD_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
+    }
+
+    /// Reads one record; says nothing about whether it fits its device.
+    pub fn decode(bytes: &[u8], session: &Id) -> Result<Self, FormatError> {
+        let bytes = bytes.get(..RECORD_LEN).ok_or(FormatError::Short)?;
+        let mut r = Reader::new(bytes);
+        let record = Self {
+            sector: r.u64(),
+            bytes: r.u32(),
+            flags: r.u32(),
+            offset: r.u64(),
+            data_crc: r.u32(),
+        };
+        if r.u32() != Self::crc(session, &bytes[..RECORD_LEN - 4]) {
+            return Err(FormatError::Checksum);
+        }
+        if record.flags & !REC_KNOWN != 0 {
+            return Err(FormatError::Field("flags"));
+        }
+        Ok(record)
+    }
+
+    /// Whether this is a commit.
+    pub fn is_commit(&self) -> bool {
+        self.flags & REC_COMMIT != 0
+    }
+
+    /// Bytes that the run has in `blocks.dat`.
+    pub fn stored_bytes(&self) -> u64 {
+        if self.flags & (REC_COMMIT | REC_ZERO) != 0 {
+            0
+        } else {
+            u64::from(self.bytes)
+        }
+    }
+
+    /// Checks a run of pre-images against the device of `header`: in range,
+    /// whole chunks except at the device's end, not longer than [`RUN_MAX`].
+    pub fn check(&self, header: &Header) -> Result<(), FormatError> {
+        let chunk = u64::from(header.chunk_size);
+        let start = self.sector.checked_mul(super::SECTOR).ok_or(FormatError::Field("sector"))?;
+        let end = start.checked_add(u64::from(self.bytes)).ok_or(FormatError::Field("bytes"))?;
+        if self.bytes == 0 || self.bytes > RUN_MAX {
+            return Err(FormatError::Field("bytes"));
+        }
+        if start % chunk != 0 || end > header.device_bytes {
+            return Err(FormatError::Field("sector"));
+        }
+        if end % chunk != 0 && end != header.device_bytes {
+            return Err(FormatError::Field("bytes"));
+        }
+        Ok(())
+    }
+
+    fn crc(session: &Id, body: &[u8]) -> u32 {
+        crc::update(crc::crc32c(session), body)
+    }
+}
+
+/// What a store remembers about a device's last session, in
+/// `.bdsnap-chain/<key>`, so that the next one can be linked to it. Written at
+/// each close, replaced as a whole. The key is [`super::name::chain_key`].
+#[derive(Clone)]
+pub struct Tail {
+    /// The device's last session.
+    pub session_id: Id,
+    /// Its place in the chain.
+    pub chain_seq: u64,
+    /// Boot in which it ended.
+    pub boot_id: Id,
+    /// Load of the module that watched when it ended, or [`NO_ID`].
+    pub load_id: Id,
+    /// Device size in bytes at its end.
+    pub device_bytes: u64,
+    /// Modification time of an image file at its end, ns since 1970; else 0.
+    pub image_mtime_ns: u64,
+    /// SHA-256 of the device's first [`HEAD_LEN`] bytes at its end.
+    pub head_sha256: [u8; 32],
+    /// Chunks of the session with their checksums at its end.
+    pub samples: [Sample; SAMPLES_MAX],
+    /// Number of `samples` in use.
+    pub sample_count: u32,
+    /// Size of a chunk in bytes.
+    pub chunk_size: u32,
+}
+
+/// A chunk and its checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sample {
+    /// First sector of the chunk.
+    pub sector: u64,
+    /// Its length in bytes.
+    pub bytes: u32,
+    /// CRC-32C of its content.
+    pub crc: u32,
+}
+
+impl Tail {
+    /// An empty tail.
+    pub const fn new() -> Self {
+        Self {
+            session_id: NO_ID,
+            chain_seq: 0,
+            boot_id: NO_ID,
+            load_id: NO_ID,
+            device_bytes: 0,
+            image_mtime_ns: 0,
+            head_sha256: [0; 32],
+            samples: [Sample { sector: 0, bytes: 0, crc: 0 }; SAMPLES_MAX],
+            sample_count: 0,
+            chunk_size: CHUNK_MIN,
+        }
+    }
+
+    /// Samples in use.
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples[..(self.sample_count as usize).min(SAMPLES_MAX)]
+    }
+
+    /// Adds a sample; beyond [`SAMPLES_MAX`] it is ignored.
+    pub fn push(&mut self, sample: Sample) {
+        if let Some(place) = self.samples.get_mut(self.sample_count as usize) {
+            *place = sample;
+            self.sample_count += 1;
+        }
+    }
+
+    /// Writes the tail into `out`.
+    pub fn encode(&self, out: &mut [u8; TAIL_LEN]) {
+        out.fill(0);
+        let mut w = Writer::new(out);
+        w.bytes(&TAIL_MAGIC);
+        w.u32(VERSION);
+        w.u32(self.chunk_size);
+        w.bytes(&self.session_id);
+        w.u64(self.chain_seq);
+        w.bytes(&self.boot_id);
+        w.bytes(&self.load_id);
+        w.u64(self.device_bytes);
+        w.u64(self.image_mtime_ns);
+        w.bytes(&self.head_sha256);
+        w.u32(self.sample_count);
+        w.u32(0);
+        for s in self.samples() {
+            w.u64(s.sector);
+            w.u32(s.bytes);
+            w.u32(s.crc);
+        }
+        seal(out);
+    }
+
+    /// Reads a tail.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let bytes = bytes.get(..TAIL_LEN).ok_or(FormatError::Short)?;
+        let mut r = Reader::new(bytes);
+        if r.array::<8>() != TAIL_MAGIC {
+            return Err(FormatError::Magic);
+        }
+        let version = r.u32();
+        if version != VERSION {
+            return Err(FormatError::Version(version));
+        }
+        if !sealed(bytes) {
+            return Err(FormatError::Checksum);
+        }
+        let mut tail = Self::new();
+        tail.chunk_size = r.u32();
+        tail.session_id = r.array();
+        tail.chain_seq = r.u64();
+        tail.boot_id = r.array();
+        tail.load_id = r.array();
+        tail.device_bytes = r.u64();
+        tail.image_mtime_ns = r.u64();
+        tail.head_sha256 = r.array();
+        let count = r.u32();
+        let _reserved = r.u32();
+        if count as usize > SAMPLES_MAX {
+            return Err(FormatError::Field("sample_count"));
+        }
+        if !chunk_size_is_valid(tail.chunk_size) {
+            return Err(FormatError::Field("chunk_size"));
+        }
+        for _ in 0..count {
+            let sample = Sample { sector: r.u64(), bytes: r.u32(), crc: r.u32() };
+            if sample.bytes == 0 || sample.bytes > CHUNK_MAX {
+                return Err(FormatError::Field("sample"));
+            }
+            tail.push(sample);
+        }
+        Ok(tail)
+    }
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Bytes of the store's marker, [`MARKER_NAME`]: always the same number, so
+/// that a new `chain_seq` is one small write in place.
+pub const MARKER_LEN: usize = 96;
+
+/// The store's marker: a text of three lines,
+/// `bdsnap-store 1`, `id <32 hex digits>`, `chain_seq <20 decimal digits>`,
+/// filled up with spaces and a line feed to [`MARKER_LEN`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Marker {
+    /// The store's identity.
+    pub store_id: Id,
+    /// The last `chain_seq` given out.
+    pub chain_seq: u64,
+}
+
+impl Marker {
+    const LINE1: &'static [u8] = b"bdsnap-store 1\nid ";
+    const LINE3: &'static [u8] = b"\nchain_seq ";
+
+    /// Writes the marker into `out`.
+    pub fn encode(&self, out: &mut [u8; MARKER_LEN]) {
+        out.fill(b' ');
+        let mut w = Writer::new(out);
+        w.bytes(Self::LINE1);
+        w.bytes(&super::name::hex(&self.store_id));
+        w.bytes(Self::LINE3);
+        let mut digits = [b'0'; 20];
+        let mut rest = self.chain_seq;
+        for d in digits.iter_mut().rev() {
+            *d = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        w.bytes(&digits);
+        out[MARKER_LEN - 1] = b'\n';
+    }
+
+    /// Reads a marker.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
+        let bytes = bytes.get(..MARKER_LEN).ok_or(FormatError::Short)?;
+        let mut r = Reader::new(bytes);
+        if r.slice(Self::LINE1.len()) != Self::LINE1 {
+            return Err(FormatError::Magic);
+        }
+        let store_id =
+            super::name::unhex(&r.array::<32>()).ok_or(FormatError::Field("store id"))?;
+        if r.slice(Self::LINE3.len()) != Self::LINE3 {
+            return Err(FormatError::Field("chain_seq"));
+        }
+        let mut chain_seq = 0u64;
+        for d in r.array::<20>() {
+            if !d.is_ascii_digit() {
+                return Err(FormatError::Field("chain_seq"));
+            }
+            chain_seq = chain_seq
+                .checked_mul(10)
+                .and_then(|v| v.checked_add(u64::from(d - b'0')))
+                .ok_or(FormatError::Field("chain_seq"))?;
+        }
+        Ok(Self { store_id, chain_seq })
+    }
+}
+
+/// Puts the checksum of all but the last four bytes into the last four.
+fn seal(bytes: &mut [u8]) {
+    let at = bytes.len() - 4;
+    let crc = crc::crc32c(&bytes[..at]);
+    bytes[at..].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn sealed(bytes: &[u8]) -> bool {
+    let at = bytes.len() - 4;
+    crc::crc32c(&bytes[..at]).to_le_bytes() == bytes[at..]
+}
+
+/// Writes fields one after the other into a buffer of known size.
+struct Writer<'a> {
+    out: &'a mut [u8],
+    at: usize,
+}
+
+impl<'a> Writer<'a> {
+    fn new(out: &'a mut [u8]) -> Self {
+        Self { out, at: 0 }
+    }
+    fn seek(&mut self, at: usize) {
+        self.at = at;
+    }
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.out[self.at..self.at + bytes.len()].copy_from_slice(bytes);
+        self.at += bytes.len();
+    }
+    fn u8(&mut self, v: u8) {
+        self.bytes(&[v]);
+    }
+    fn u16(&mut self, v: u16) {
+        self.bytes(&v.to_le_bytes());
+    }
+    fn u32(&mut self, v: u32) {
+        self.bytes(&v.to_le_bytes());
+    }
+    fn u64(&mut self, v: u64) {
+        self.bytes(&v.to_le_bytes());
+    }
+}
+
+/// Reads fields one after the other from a buffer whose length was checked.
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+    fn slice(&mut self, len: usize) -> &'a [u8] {
+        let s = &self.bytes[self.at..self.at + len];
+        self.at += len;
+        s
+    }
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut a = [0; N];
+        a.copy_from_slice(self.slice(N));
+        a
+    }
+    fn u8(&mut self) -> u8 {
+        self.array::<1>()[0]
+    }
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.array())
+    }
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.array())
+    }
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.array())
+    }
+}
+
+#[cfg(test)]
+mod tests;

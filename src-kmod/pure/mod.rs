@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the kernel module and the tools must agree on, and the logic that can
+//! be tested without a kernel.
+//!
+//! Plain `core` Rust: nothing here allocates, does I/O or knows `kernel::`.
+//! The module includes this folder as a module, the tools as the crate
+//! `bdsnap-abi`; there is one source for both sides.
+//!
+//! | file | content |
+//! |---|---|
+//! | [`crc`] | CRC-32C in software, for headers and records |
+//! | [`format`] | `blocks.map`, the store's marker, the chain's tail |
+//! | [`ioctl`] | requests and structures of `/dev/bdsnap` |
+//! | [`name`] | device names, session names, UTC time stamps |
+//! | [`secret`] | the line in `/etc/bdsnap/secret` |
+//! | [`plan`] | from a bio's sectors to chunks, runs and slices |
+//! | [`saved_set`] | which chunks' pre-images are safe |
+//! | [`deadline`] | how long the oldest held bio has waited |
+//! | [`guard`] | how wrong passwords are slowed down |
+
+pub mod crc;
+pub mod deadline;
+pub mod format;
+pub mod guard;
+pub mod ioctl;
+pub mod name;
+pub mod plan;
+pub mod saved_set;
+pub mod secret;
+
+/// Bytes of a sector, the block layer's unit whatever the device's own is.
+pub const SECTOR: u64 = 512;
