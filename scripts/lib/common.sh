@@ -33,11 +33,12 @@ cached() {
 			# The builder must not inherit the lock, or a stray daemon would keep it. And it must not
 			# be a condition of anything, or bash would switch `set -e` off inside.
 			(
+				exec {lock}>&-
 				trap 'rm -rf --one-file-system "$entry.new"' EXIT
 				"$@" "$entry.new"
 				touch "$entry.new/.complete"
 				mv "$entry.new" "$entry"
-			) {lock}>&-
+			)
 			prune "$name"
 		fi
 		exec {lock}>&-
@@ -53,16 +54,27 @@ prune() {
 		while read -r stamp; do rm -rf --one-file-system "${stamp%/*}"; done
 }
 
-# hash_of PATH...: one hash over names, modes and contents; links are followed
-hash_of() {
-	local p
-	for p; do
-		if [ -e "$p" ]; then
-			tar -ch --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$(dirname "$p")" -- "$(basename "$p")"
-		else
-			echo "absent: $p"
-		fi
-	done | sha256sum | cut -d" " -f1
+# hash_tree DIR: one hash over the names, modes and contents of the files that standard input names
+hash_tree() {
+	tar -ch -C "$1" -T - --mtime=@0 --owner=0 --group=0 --numeric-owner | sha256sum | cut -d' ' -f1
+}
+
+# update_tree FROM TO: copies the files that standard input names and deletes those it named the
+# last time. Only what differs is touched, so that make and cargo see changes by content, whatever
+# the time stamps of this checkout say.
+update_tree() {
+	local file
+	mkdir -p "$2"
+	sort >"$2/.sources.new"
+	if [ -e "$2/.sources" ]; then
+		comm -23 "$2/.sources" "$2/.sources.new" | while read -r file; do rm -f "$2/$file"; done
+	fi
+	while read -r file; do
+		cmp -s "$1/$file" "$2/$file" && continue
+		mkdir -p "$(dirname "$2/$file")"
+		cp "$1/$file" "$2/$file"
+	done <"$2/.sources.new"
+	mv "$2/.sources.new" "$2/.sources"
 }
 
 # retry CMD...: networks fail now and then
@@ -191,7 +203,7 @@ fresh_mmdebstrap() {
 		"$1" "$3/root" -
 }
 
-# in_chroot ROOT [SOURCE:TARGET...] -- CMD...: runs CMD in a mount namespace of its own, so that
+# in_chroot ROOT [SOURCE:TARGET[:ro]...] -- CMD...: runs CMD in a mount namespace of its own, so that
 # nothing stays mounted. ROOT itself is read-only, for it is a cache entry that others use as well;
 # the targets are therefore below /mnt or /tmp.
 in_chroot() {
@@ -209,9 +221,11 @@ in_chroot() {
 		mount -t tmpfs tmpfs "$root/tmp"
 		mount -t tmpfs tmpfs "$root/mnt"
 		while [ "$1" != -- ]; do
-			target=$root${1#*:}
-			if [ -d "${1%%:*}" ]; then mkdir -p "$target"; else touch "$target"; fi
-			mount --bind "${1%%:*}" "$target"
+			IFS=: read -r source target options <<<"$1"
+			target=$root$target
+			if [ ! -d "$source" ]; then [ -e "$target" ] || touch "$target"; else mkdir -p "$target"; fi
+			mount --bind "$source" "$target"
+			[ -z "$options" ] || mount -o "remount,bind,$options" "$target"
 			shift
 		done
 		shift
