@@ -37,7 +37,7 @@ make_guest_kernel() {
 	private_apt_update "$SUITE"
 	(
 		mkdir "$dir/debs"
-		cd "$dir/debs"
+		cd "$dir/debs" || exit
 		retry private_apt "$SUITE" apt-get download "linux-binary-$kver" "linux-modules-$kver" "linux-base-$kver" >&2
 	)
 	for package in "$dir"/debs/*.deb; do dpkg-deb -x "$package" "$dir/modules"; done
