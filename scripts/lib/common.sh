@@ -6,7 +6,7 @@
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${BDSNAP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bdsnap}
-DEFAULT_KVER=7.3.4+deb13-amd64
+DEFAULT_KVER=${BDSNAP_KERNEL:-7.3.4+deb13-amd64}
 shopt -s inherit_errexit
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 
