@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the front ends share: common options, exit statuses, colours, the
+//! progress bar, times of the user's zone, errors as text and JSON.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bdsnap_core::progress::{Progress, Silent};
+use bdsnap_core::store::DEFAULT_STORE;
+use bdsnap_core::{Error, Kind};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+/// The exit statuses, for `--help`.
+pub const EXIT_HELP: &str = "Exit status: 0 ok, 1 error, 2 usage, 3 nothing found, \
+4 verification failed, 5 refused for safety, 6 incomplete, 130 interrupted";
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// Options that all commands have.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Common options")]
+pub struct Common {
+    /// Directory of the store [default: /snapshot]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub store: Option<PathBuf>,
+    /// Say only what went wrong
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Say more
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// When to use colours
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "auto", global = true)]
+    pub color: Color,
+    /// Show no progress bar
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+impl Common {
+    /// Directory of the store.
+    pub fn store(&self) -> PathBuf {
+        self.store.clone().unwrap_or_else(|| DEFAULT_STORE.into())
+    }
+
+    /// Whether standard output shall have colours.
+    pub fn colored(&self) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                let unwanted = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+                !unwanted && io::stdout().is_terminal()
+            }
+        }
+    }
+
+    /// What shows progress: a bar if standard error is a terminal.
+    pub fn progress(&self) -> Box<dyn Progress> {
+        if self.quiet || self.no_progress || !io::stderr().is_terminal() {
+            Box::new(Silent)
+        } else {
+            Box::new(Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())))
+        }
+    }
+
+    /// Says something to the user, unless `--quiet`.
+    pub fn say(&self, text: &str) {
+        if !self.quiet {
+            complain(text);
+        }
+    }
+
+    /// Says something to a user who wants to know more.
+    pub fn say_more(&self, text: &str) {
+        if self.verbose {
+            complain(text);
+        }
+    }
+}
+
+/// Writes a line to standard error; if that is closed nobody wants it.
+pub fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Shows phases as a bar with the time left.
+struct Bar(ProgressBar);
+
+impl Progress for Bar {
+    fn phase(&self, name: &str, total: u64) {
+        let style = ProgressStyle::with_template(
+            "{msg:14} {wide_bar} {binary_bytes:>11}/{binary_total_bytes} {eta:>4}",
+        );
+        self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.0.reset();
+        self.0.set_length(total);
+        self.0.set_message(name.to_owned());
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.0.inc(bytes);
+    }
+
+    fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Writes data to standard output. A reader that has gone away is no error.
+pub fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::io("cannot write to standard output", &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a JSON document to standard output.
+pub fn print_json(value: &serde_json::Value) -> Result<(), Error> {
+    print(&format!("{value:#}\n"))
+}
+
+/// The exit status of a command that has said all there is to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done(pub u8);
+
+impl Done {
+    /// All is well.
+    pub const OK: Self = Self(0);
+
+    /// It ended so, and the command has said it.
+    pub fn with(kind: Kind) -> Self {
+        Self(kind.exit_code())
+    }
+}
+
+/// Ends a program: says what went wrong, as JSON too if that is wanted.
+pub fn end(program: &str, json: bool, result: Result<Done, Error>) -> ExitCode {
+    match result {
+        Ok(Done(status)) => ExitCode::from(status),
+        Err(e) => {
+            report(program, json, &e);
+            ExitCode::from(e.kind.exit_code())
+        }
+    }
+}
+
+/// Says what went wrong.
+fn report(program: &str, json: bool, e: &Error) {
+    // JSON carries names as they are, a terminal never.
+    if json {
+        let document = json!({
+            "schema_version": 1,
+            "error": {
+                "kind": e.kind,
+                "exit_code": e.kind.exit_code(),
+                "message": e.message,
+                "hint": e.hint,
+                "errno": e.errno,
+            },
+        });
+        // Standard error says it as well.
+        let _ = print_json(&document);
+    }
+    let word = if e.kind == Kind::Refused { "refused: " } else { "" };
+    complain(&format!("{program}: {word}{}", e.message));
+    if let Some(hint) = &e.hint {
+        complain(&format!("  {hint}"));
+    }
+}
+
+/// A time in the user's zone: `2026-11-21 23:03:01`.
+pub fn local_time(ns: u64) -> String {
+    let at = i128::from(ns);
+    match jiff::Timestamp::from_nanosecond(at) {
+        Ok(t) => t.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => bdsnap_core::text::rfc3339(ns),
+    }
+}

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the tools of bdsnap do. This library does the work and prints
+//! nothing; the front ends ask and tell.
+//!
+//! | module | content |
+//! |---|---|
+//! | [`store`] | the store: marker, chain tails, its sessions |
+//! | [`session`] | one session: state, records, checksums |
+//! | [`original`] | sessions of the original module |
+//! | [`device`] | which device is meant, whether it is free |
+//! | [`chain`] | a device's sessions in order, and gaps between them |
+//! | [`plan`] | the past composed from several sessions (pure) |
+//! | [`restore`] | planning and doing a restore |
+//! | [`writer`] | making a session (undo) |
+//! | [`module`] | the control device of the kernel module |
+//! | [`config`] | secret and device list in `/etc/bdsnap` |
+//! | [`text`] | names, sizes and times for people |
+
+pub mod chain;
+pub mod config;
+pub mod device;
+pub mod error;
+pub mod fsutil;
+pub mod module;
+pub mod original;
+pub mod plan;
+pub mod progress;
+pub mod restore;
+pub mod session;
+pub mod store;
+mod sys;
+#[cfg(any(test, feature = "test-support"))]
+pub mod test_support;
+pub mod text;
+pub mod writer;
+
+pub use bdsnap_abi as abi;
+pub use error::{Error, Kind, Result};

@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A session's directory: what it says about itself, and whether that is true.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use bdsnap_abi::format::{
+    FormatError, Header, Kind as SessionKind, Record, State, Status, DAT_NAME,
+    MAP_NAME, RECORDS_OFFSET, RECORD_LEN, REC_ZERO, RUN_MAX, SLOT_LEN, SLOT_OFFSETS,
+};
+
+use crate::error::{Error, Kind, Result};
+use crate::fsutil;
+use crate::progress::{Progress, Stop};
+
+/// Where the status slots end; from here to the records all is zero.
+const SLOTS_END: usize = SLOT_OFFSETS[1] as usize + SLOT_LEN;
+/// How much of `blocks.dat` is read at once while it is checked in order.
+const WINDOW: usize = 4 << 20;
+
+/// A session whose header and status could be read.
+pub struct Session {
+    /// Name of its directory.
+    pub dir: Vec<u8>,
+    /// Its directory.
+    pub path: PathBuf,
+    /// What it is.
+    pub header: Header,
+    /// Its state on disk.
+    pub status: Status,
+    /// One of the two status slots is damaged: a newer state may be lost.
+    pub slot_damaged: bool,
+    /// Length of `blocks.map` in bytes.
+    pub map_bytes: u64,
+    /// Length of `blocks.dat` in bytes (0 if it is missing).
+    pub dat_bytes: u64,
+    /// What both take in the store, in bytes.
+    pub stored_bytes: u64,
+}
+
+/// A session's state as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum View {
+    /// Being recorded now.
+    Recording,
+    /// Cut: the module or the machine went away.
+    Interrupted,
+    /// Ended well.
+    Closed,
+    /// A pre-image was lost.
+    Broken,
+    /// Writes that no bio showed may have happened.
+    Tainted,
+    /// Made by a restore, whole.
+    Undo,
+}
+
+impl View {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Recording => "recording",
+            Self::Interrupted => "interrupted",
+            Self::Closed => "closed",
+            Self::Broken => "broken",
+            Self::Tainted => "tainted",
+            Self::Undo => "undo",
+        }
+    }
+}
+
+/// Whether a session can be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restorable {
+    /// Yes; if there is a text, the plan says it.
+    Yes(Option<&'static str>),
+    /// Only in part, and only if the user accepts the loss; why.
+    Lossy(&'static str),
+    /// No; why.
+    No(&'static str),
+}
+
+/// What a check of a session found good.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// The runs that can be used, in the order of the device.
+    pub runs: Vec<Record>,
+    /// Runs whose data never became durable; their writes were not released.
+    pub torn: u64,
+    /// Runs after the last commit (of an interrupted session).
+    pub tail: u64,
+    /// Bytes of pre-images in `runs`.
+    pub bytes: u64,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("dir", &crate::text::escape(&self.dir))
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Reads header and status from the directory `path` of name `dir`.
+    ///
+    /// # Errors
+    ///
+    /// Words for what is wrong.
+    pub fn read(path: &Path, dir: &[u8]) -> std::result::Result<Self, String> {
+        let map = fsutil::open_regular(&path.join(MAP_NAME)).map_err(|e| cause(MAP_NAME, &e))?;
+        let mut bytes = [0; SLOTS_END];
+        let n = fsutil::read_up_to(&map, &mut bytes, 0).map_err(|e| cause(MAP_NAME, &e))?;
+        let header = Header::decode(&bytes[..n]).map_err(|e| format!("{MAP_NAME}: header: {e}"))?;
+        if n < SLOTS_END {
+            return Err(format!("{MAP_NAME}: status: {}", FormatError::Short));
+        }
+        let slots = SLOT_OFFSETS.map(|at| &bytes[at as usize..at as usize + SLOT_LEN]);
+        let status = Status::newest(slots, &header.session_id)
+            .map_err(|e| format!("{MAP_NAME}: status: {e}"))?;
+        // A slot is one sector and written as a whole, so one that is neither
+        // empty nor valid was damaged, and may have said "broken".
+        let slot_damaged = slots.into_iter().any(|s| {
+            !fsutil::is_zero(s)
+                && !matches!(Status::decode(s), Ok(s) if s.session_id == header.session_id)
+        });
+        let meta = map.metadata().map_err(|e| cause(MAP_NAME, &e))?;
+        let dat = match fsutil::open_regular(&path.join(DAT_NAME)).and_then(|f| f.metadata()) {
+            Ok(m) => Some(m),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(cause(DAT_NAME, &e)),
+        };
+        let blocks = meta.blocks() + dat.as_ref().map_or(0, |m| m.blocks());
+        Ok(Self {
+            dir: dir.to_vec(),
+            path: path.to_owned(),
+            header,
+            status,
+            slot_damaged,
+            map_bytes: meta.len(),
+            dat_bytes: dat.map_or(0, |m| m.len()),
+            stored_bytes: blocks.saturating_mul(512),
+        })
+    }
+
+    /// Its state as users see it; `live`: the module is recording it now.
+    pub fn view(&self, live: bool) -> View {
+        match self.status.state {
+            State::Recording if live => View::Recording,
+            State::Recording => View::Interrupted,
+            State::Closed if self.header.kind == SessionKind::Undo => View::Undo,
+            State::Closed => View::Closed,
+            State::Broken => View::Broken,
+            State::Tainted => View::Tainted,
+        }
+    }
+
+    /// Whether it can be restored; `live`: the module is recording it now.
+    pub fn restorable(&self, live: bool) -> Restorable {
+        if live {
+            return Restorable::No("it is recording: the device is in use");
+        }
+        if self.slot_damaged {
+            return Restorable::Lossy("its newest state is damaged and may have said 'broken'");
+        }
+        match self.view(live) {
+            View::Closed | View::Undo => Restorable::Yes(None),
+            View::Interrupted => match self.header.durability {
+                bdsnap_abi::format::Durability::Strict => {
+                    Restorable::Yes(Some("it was interrupted; strict, so nothing was lost"))
+                }
+                bdsnap_abi::format::Durability::Async => {
+                    Restorable::Lossy("it was interrupted, and being async may have lost pre-images")
+                }
+            },
+            View::Broken => Restorable::Lossy("it is broken: pre-images were lost"),
+            View::Tainted => Restorable::Lossy("it is tainted: writes may have gone unseen"),
+            View::Recording => Restorable::No("it is recording: the device is in use"),
+        }
+    }
+
+    /// Opens `blocks.dat`; a missing one is as good as an empty one.
+    pub(crate) fn open_dat(&self) -> Result<File> {
+        let path = self.path.join(DAT_NAME);
+        match fsutil::open_regular(&path) {
+            Ok(f) => Ok(f),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && self.status.dat_bytes == 0 => {
+                File::open("/dev/null").map_err(|e| Error::io("cannot open /dev/null", &e))
+            }
+            Err(e) => Err(self.damage(cause(DAT_NAME, &e))),
+        }
+    }
+
+    fn damage(&self, what: impl std::fmt::Display) -> Error {
+        Error::new(
+            Kind::Verification,
+            format!("session {} is damaged: {what}", crate::text::escape(&self.dir)),
+        )
+    }
+
+    /// Checks everything: structure, and checksums of all pre-images.
+    ///
+    /// Of a session that ended, all must be there and right. Of one that did
+    /// not, what comes before the last commit must; what follows may be torn.
+    /// `live`: it is being recorded now, so the tail is not looked at.
+    /// `progress` advances by bytes of pre-images.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Verification`] if there is damage, [`Kind::Interrupted`].
+    pub fn check(&self, live: bool, progress: &dyn Progress, stop: &Stop<'_>) -> Result<Checked> {
+        if self.slot_damaged {
+            return Err(self.damage(format_args!("{MAP_NAME}: a status slot is unreadable")));
+        }
+        self.check_past_slot(live, progress, stop)
+    }
+
+    /// As [`Session::check`], but a damaged status slot is passed over: for
+    /// users who accept a loss.
+    pub fn check_past_slot(
+        &self,
+        live: bool,
+        progress: &dyn Progress,
+        stop: &Stop<'_>,
+    ) -> Result<Checked> {
+        let index = self.read_index(live)?;
+        let mut dat = Window::new(self.open_dat()?);
+        let mut checked = Checked::default();
+        for (i, run) in index.runs.into_iter().enumerate() {
+            stop.check()?;
+            let in_tail = i >= index.committed;
+            let good = match dat.crc(&run) {
+                Ok(Some(crc)) => crc == run.data_crc,
+                Ok(None) => false,
+                Err(e) => return Err(self.damage(cause(DAT_NAME, &e))),
+            };
+            progress.advance(u64::from(run.bytes));
+            if good {
+                checked.tail += u64::from(in_tail);
+                checked.bytes += u64::from(run.bytes);
+                checked.runs.push(run);
+            } else if in_tail {
+                checked.torn += 1;
+            } else {
+                return Err(self.damage(format_args!(
+                    "the pre-image of sector {} does not have its checksum",
+                    run.sector
+                )));
+            }
+        }
+        checked.runs.sort_unstable_by_key(|r| r.sector);
+        for pair in checked.runs.windows(2) {
+            if pair[0].sector + u64::from(pair[0].bytes).div_ceil(512) > pair[1].sector {
+                return Err(self.damage(format_args!("sector {} occurs twice", pair[1].sector)));
+            }
+        }
+        Ok(checked)
+    }
+
+    /// Reads the records without the data behind them.
+    fn read_index(&self, live: bool) -> Result<Index> {
+        let io = |e: std::io::Error| self.damage(cause(MAP_NAME, &e));
+        let path = self.path.join(MAP_NAME);
+        let mut file = fsutil::open_regular(&path).map_err(io)?;
+        let mut start = vec![0; RECORDS_OFFSET as usize];
+        if fsutil::read_up_to(&file, &mut start, 0).map_err(io)? == start.len()
+            && !fsutil::is_zero(&start[SLOTS_END..])
+        {
+            return Err(self.damage(format_args!("{MAP_NAME}: not zero before the records")));
+        }
+        let len = file.metadata().map_err(io)?.len();
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(RECORDS_OFFSET)).map_err(io)?;
+        let reader = BufReader::with_capacity(1 << 20, file);
+        match self.status.state {
+            State::Recording => self.read_cut(reader, live),
+            State::Closed | State::Broken | State::Tainted => self.read_ended(reader, len),
+        }
+    }
+
+    /// The records of a session that ended: exactly as many as it says.
+    fn read_ended(&self, mut reader: impl Read, len: u64) -> Result<Index> {
+        let status = &self.status;
+        let expected = status
+            .map_records
+            .checked_mul(RECORD_LEN as u64)
+            .and_then(|n| n.checked_add(RECORDS_OFFSET))
+            .ok_or_else(|| self.damage("status: impossible number of records"))?;
+        // A session can break in the middle of an append.
+        let longer_is_fine = status.state == State::Broken;
+        if len < expected || (len > expected && !longer_is_fine) {
+            return Err(self.damage(format_args!("{MAP_NAME}: {len} bytes instead of {expected}")));
+        }
+        if self.dat_bytes < status.dat_bytes {
+            return Err(self.damage(format_args!(
+                "{DAT_NAME}: {} bytes instead of {}",
+                self.dat_bytes, status.dat_bytes
+            )));
+        }
+        let mut runs = Vec::new();
+        let mut bytes = [0; RECORD_LEN];
+        for i in 0..status.map_records {
+            reader.read_exact(&mut bytes).map_err(|e| self.damage(cause(MAP_NAME, &e)))?;
+            let record = self.decode(&bytes, i, status.dat_bytes)?;
+            if !record.is_commit() {
+                runs.push(record);
+            }
+        }
+        if runs.len() as u64 != status.records {
+            return Err(self.damage(format_args!(
+                "{MAP_NAME}: {} runs instead of {}",
+                runs.len(),
+                status.records
+            )));
+        }
+        Ok(Index { committed: runs.len(), runs })
+    }
+
+    /// The records of a session that did not end, as far as they are valid.
+    fn read_cut(&self, mut reader: impl Read, live: bool) -> Result<Index> {
+        let mut runs = Vec::new();
+        let mut committed = 0;
+        let mut durable = 0;
+        let mut torn_at = None;
+        let mut bytes = [0; RECORD_LEN];
+        for i in 0u64.. {
+            match read_record(&mut reader, &mut bytes) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(e) => return Err(self.damage(cause(MAP_NAME, &e))),
+            }
+            let record = match Record::decode(&bytes, &self.header.session_id) {
+                Ok(r) => r,
+                Err(FormatError::Checksum) => {
+                    torn_at.get_or_insert(i);
+                    continue;
+                }
+                Err(e) => return Err(self.damage(format_args!("record {i}: {e}"))),
+            };
+            match torn_at {
+                // The map ends here, unless a commit says that it does not.
+                Some(at) if record.is_commit() => {
+                    return Err(self.damage(format_args!(
+                        "record {at} is invalid, and a commit follows it"
+                    )));
+                }
+                Some(_) => {}
+                None => {
+                    let record = self.decode(&bytes, i, u64::MAX)?;
+                    if record.is_commit() {
+                        committed = runs.len();
+                        durable = record.offset;
+                    } else {
+                        runs.push(record);
+                    }
+                }
+            }
+        }
+        if self.dat_bytes < durable {
+            return Err(self.damage(format_args!(
+                "{DAT_NAME}: {} bytes, but {durable} were durable",
+                self.dat_bytes
+            )));
+        }
+        if live {
+            runs.truncate(committed);
+        }
+        Ok(Index { runs, committed })
+    }
+
+    /// A record at its place, or damage.
+    fn decode(&self, bytes: &[u8], index: u64, dat_bytes: u64) -> Result<Record> {
+        let wrong = |e: &dyn std::fmt::Display| self.damage(format_args!("record {index}: {e}"));
+        let record = Record::decode(bytes, &self.header.session_id).map_err(|e| wrong(&e))?;
+        if record.is_commit() {
+            if record.sector != index || record.offset > dat_bytes || record.bytes != 0 {
+                return Err(wrong(&"a commit that contradicts its place"));
+            }
+            return Ok(record);
+        }
+        record.check(&self.header).map_err(|e| wrong(&e))?;
+        match record.offset.checked_add(record.stored_bytes()) {
+            Some(end) if end <= dat_bytes => Ok(record),
+            _ => Err(wrong(&format_args!("beyond the end of {DAT_NAME}"))),
+        }
+    }
+}
+
+/// Runs in the order of `blocks.map`, the first `committed` of them durable.
+struct Index {
+    runs: Vec<Record>,
+    committed: usize,
+}
+
+/// Reads a whole record; false at the end or if there is only a part.
+fn read_record(reader: &mut impl Read, bytes: &mut [u8; RECORD_LEN]) -> std::io::Result<bool> {
+    match reader.read_exact(bytes) {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Reads `blocks.dat` in large pieces, for runs that follow each other.
+struct Window {
+    file: File,
+    bytes: Vec<u8>,
+    start: u64,
+}
+
+impl Window {
+    fn new(file: File) -> Self {
+        Self { file, bytes: Vec::new(), start: 0 }
+    }
+
+    /// The checksum of a run's bytes; `None` if the file ends before them.
+    fn crc(&mut self, run: &Record) -> std::io::Result<Option<u32>> {
+        let len = run.bytes as usize;
+        debug_assert!(run.bytes <= RUN_MAX);
+        if run.flags & REC_ZERO != 0 {
+            return Ok(Some(crc32c::crc32c(&vec![0; len])));
+        }
+        let inside = |w: &Self| {
+            let from = usize::try_from(run.offset.checked_sub(w.start)?).ok()?;
+            w.bytes.get(from..from.checked_add(len)?).map(crc32c::crc32c)
+        };
+        if let Some(crc) = inside(self) {
+            return Ok(Some(crc));
+        }
+        self.bytes.resize(WINDOW, 0);
+        let n = fsutil::read_up_to(&self.file, &mut self.bytes, run.offset)?;
+        self.bytes.truncate(n);
+        self.start = run.offset;
+        Ok(inside(self))
+    }
+}
+
+/// Whether a directory's name is of a session's form, whatever is in it.
+pub(crate) fn is_named_so(dir: &[u8]) -> bool {
+    let Some(at) = dir.iter().rposition(|&b| b == b'_') else { return false };
+    let Some((time, rest)) = dir[at + 1..].split_at_checked(16) else { return false };
+    time.iter().enumerate().all(|(i, b)| match i {
+        8 => *b == b'T',
+        15 => *b == b'Z',
+        _ => b.is_ascii_digit(),
+    }) && (rest.is_empty()
+        || rest.strip_prefix(b"-").is_some_and(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit)))
+}
+
+/// A file's name and what went wrong with it.
+fn cause(file: &str, e: &std::io::Error) -> String {
+    match e.raw_os_error() {
+        Some(n) => format!("{file}: {}", crate::error::errno_text(n)),
+        None if e.kind() == std::io::ErrorKind::UnexpectedEof => format!("{file}: ends too early"),
+        None => format!("{file}: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sessions() {
+        for good in [&b"vdb_20261120T235959Z"[..], b"a_b_20261120T235959Z-12"] {
+            assert!(is_named_so(good));
+        }
+        for bad in [
+            &b"vdb"[..], b"vdb_20261120T235959", b"vdb_20261120T235959Z-", b"vdb_2026112xT235959Z",
+            b"vdb_20261120T235959Zx", b"vdb_1763790000",
+        ] {
+            assert!(!is_named_so(bad));
+        }
+    }
+}

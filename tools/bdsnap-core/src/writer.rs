@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Makes a session's directory: the undo sessions of a restore.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use bdsnap_abi::format::{
+    Header, Record, State, Status, DAT_NAME, HEADER_LEN, MAP_NAME, RECORDS_OFFSET, RECORD_LEN,
+    REC_COMMIT, REC_ZERO, SLOT_LEN, SLOT_OFFSETS,
+};
+use serde_json::json;
+
+use crate::error::{Context, Error, Result};
+use crate::fsutil;
+use crate::store::Store;
+
+/// A session being written. Dropped before [`SessionWriter::finish`], it
+/// takes its directory away again.
+#[derive(Debug)]
+pub struct SessionWriter {
+    parts: Option<Parts>,
+    path: PathBuf,
+    name: Vec<u8>,
+    status: Status,
+}
+
+struct Parts {
+    header: Header,
+    map: BufWriter<File>,
+    dat: BufWriter<File>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
+}
+
+impl SessionWriter {
+    /// Makes the directory of a session that begins with `header`.
+    pub fn create(store: &Store, header: Header) -> Result<Self> {
+        let (name, path) = make_dir(store, &header)?;
+        let status = Status::recording(header.session_id);
+        let mut writer = Self { parts: None, path, name, status };
+        let (map, dat) = (writer.create_file(MAP_NAME)?, writer.create_file(DAT_NAME)?);
+        let mut bytes = vec![0; RECORDS_OFFSET as usize];
+        let (first, rest) = bytes.split_at_mut(HEADER_LEN);
+        if let Ok(first) = first.try_into() {
+            header.encode(first);
+        }
+        let at = SLOT_OFFSETS[status.slot()] as usize - HEADER_LEN;
+        if let Ok(slot) = (&mut rest[at..at + SLOT_LEN]).try_into() {
+            status.encode(slot);
+        }
+        let mut map = BufWriter::with_capacity(1 << 16, map);
+        map.write_all(&bytes).on("write", &writer.path)?;
+        writer.parts = Some(Parts { header, map, dat: BufWriter::new(dat) });
+        Ok(writer)
+    }
+
+    fn create_file(&self, name: &str) -> Result<File> {
+        let path = self.path.join(name);
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).on("make", &path)
+    }
+
+    /// Appends a run: `data` is what the device holds from `sector` on.
+    pub fn run(&mut self, sector: u64, data: &[u8]) -> Result<()> {
+        let Some(parts) = &mut self.parts else { return Ok(()) };
+        let zero = fsutil::is_zero(data);
+        let record = Record {
+            sector,
+            bytes: u32::try_from(data.len()).map_err(|_| Error::other("run too long"))?,
+            flags: if zero { REC_ZERO } else { 0 },
+            offset: self.status.dat_bytes,
+            data_crc: crc32c::crc32c(data),
+        };
+        record
+            .check(&parts.header)
+            .map_err(|e| Error::other(format!("a run that does not fit its device: {e}")))?;
+        if !zero {
+            parts.dat.write_all(data).on("write", &self.path)?;
+            self.status.dat_bytes += data.len() as u64;
+        }
+        self.status.records += 1;
+        self.append(&record)
+    }
+
+    /// Appends a commit, after making durable what is there.
+    pub fn commit(&mut self) -> Result<()> {
+        self.sync()?;
+        let record = Record {
+            sector: self.status.map_records,
+            bytes: 0,
+            flags: REC_COMMIT,
+            offset: self.status.dat_bytes,
+            data_crc: 0,
+        };
+        self.append(&record)
+    }
+
+    fn append(&mut self, record: &Record) -> Result<()> {
+        let Some(parts) = &mut self.parts else { return Ok(()) };
+        let mut bytes = [0; RECORD_LEN];
+        record.encode(&self.status.session_id, &mut bytes);
+        parts.map.write_all(&bytes).on("write", &self.path)?;
+        self.status.map_records += 1;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        let Some(parts) = &mut self.parts else { return Ok(()) };
+        let all = |p: &mut Parts| -> io::Result<()> {
+            p.dat.flush()?;
+            p.dat.get_ref().sync_all()?;
+            p.map.flush()?;
+            p.map.get_ref().sync_all()
+        };
+        all(parts).on("write", &self.path)
+    }
+
+    /// Ends the session in `state` and makes all of it durable, its entry in
+    /// the store included. Returns the directory's name.
+    pub fn finish(mut self, state: State, head_sha256: [u8; 32]) -> Result<Vec<u8>> {
+        self.commit()?;
+        self.sync()?;
+        self.status.generation += 1;
+        self.status.state = state;
+        self.status.end_ns = fsutil::now_ns();
+        self.status.head_sha256 = head_sha256;
+        let mut slot = [0; SLOT_LEN];
+        self.status.encode(&mut slot);
+        if let Some(parts) = &self.parts {
+            let map = parts.map.get_ref();
+            map.write_all_at(&slot, SLOT_OFFSETS[self.status.slot()])
+                .and_then(|()| map.sync_all())
+                .on("write", &self.path)?;
+            crate::store::write_meta(&self.path, &meta(&parts.header, &self.status))?;
+        }
+        fsutil::sync_dir(&self.path)?;
+        fsutil::sync_dir(fsutil::parent(&self.path))?;
+        // From here on it is not ours to take away.
+        self.parts = None;
+        Ok(std::mem::take(&mut self.name))
+    }
+}
+
+impl Drop for SessionWriter {
+    fn drop(&mut self) {
+        if !self.name.is_empty() {
+            // Unfinished, so nothing refers to it; a leftover shows in `list`.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+fn make_dir(store: &Store, header: &Header) -> Result<(Vec<u8>, PathBuf)> {
+    for attempt in 0..1000 {
+        let name = bdsnap_abi::name::session_dir(header.name(), header.start_ns, attempt);
+        let path = store.path().join(OsStr::from_bytes(name.as_bytes()));
+        match fsutil::make_private_dir(&path) {
+            Ok(()) => return Ok((name.as_bytes().to_vec(), path)),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(e).on("make", &path),
+        }
+    }
+    let all: &Path = store.path();
+    Err(Error::other(format!("no free name for a session in {}", crate::text::path(all))))
+}
+
+/// `meta.json` of a session that ended.
+fn meta(header: &Header, status: &Status) -> serde_json::Value {
+    use crate::text::{hex, id, lossy};
+    json!({
+        "device": lossy(header.name()),
+        "timestamp": header.start_ns,
+        "block_size": header.chunk_size,
+        "fs_type": serde_json::Value::Null,
+        "total_blocks_saved": status.records,
+        "snapshot_type": "COW",
+        "session_id": hex(&header.session_id),
+        "store_id": hex(&header.store_id),
+        "prev_session_id": id(&header.prev_session_id),
+        "restored_id": id(&header.restored_id),
+        "chain_seq": header.chain_seq,
+        "kind": header.kind.as_str(),
+        "state": status.state.as_str(),
+        "durability": header.durability.as_str(),
+        "gap_before": header.gap_before.as_str(),
+        "device_bytes": header.device_bytes,
+        "chunk_size": header.chunk_size,
+        "start": crate::text::rfc3339(header.start_ns),
+        "end": crate::text::rfc3339(status.end_ns),
+    })
+}

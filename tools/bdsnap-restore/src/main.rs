@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `bdsnap-restore`: brings a device back to the start of a session.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+
+use bdsnap_cli::{Common, Done};
+use bdsnap_core::chain::{self, Chain, Selector};
+use bdsnap_core::device::{Purpose, Target};
+use bdsnap_core::module::Module;
+use bdsnap_core::progress::Stop;
+use bdsnap_core::restore::{self, Accept, Outcome, Plan, Prepared, Request};
+use bdsnap_core::session::Session;
+use bdsnap_core::store::Store;
+use bdsnap_core::{text, Error, Kind};
+use clap::Parser;
+use serde_json::json;
+
+/// Brings a block device back to the start of a recorded session
+///
+/// Every session from the newest back to SESSION is taken back. All of them
+/// are checked before the first byte is written, and what will be overwritten
+/// is saved as a session of its own, so that '--undo' brings it back.
+#[derive(Debug, Parser)]
+#[command(name = "bdsnap-restore", version, after_help = bdsnap_cli::EXIT_HELP, max_term_width = 98)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    /// Block device, link to one, or image file; it must not be in use
+    #[arg(value_name = "DEV")]
+    device: PathBuf,
+    /// Name of a session, unique beginning of one, 'latest' or 'latest~N'
+    #[arg(value_name = "SESSION", conflicts_with = "undo")]
+    session: Option<OsString>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Write the past into FILE as an image, and leave the device alone
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// Take the last restore back
+    #[arg(long)]
+    undo: bool,
+    /// Save nothing first: this restore cannot be taken back
+    #[arg(long, conflicts_with = "to")]
+    no_undo: bool,
+    /// Restore although the device may have changed unseen
+    #[arg(long)]
+    accept_gap: bool,
+    /// Restore although old content was lost; the result is partial (status 6)
+    #[arg(long)]
+    accept_loss: bool,
+    /// Restore one of several devices of a file system
+    #[arg(long)]
+    alone: bool,
+    /// Print plan and result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = run(&cli);
+    bdsnap_cli::end("bdsnap-restore", cli.json, result)
+}
+
+fn run(cli: &Cli) -> Result<Done, Error> {
+    let common = &cli.common;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|e| Error::io("cannot handle signals", &e))?;
+    }
+    let store = Store::open(&common.store())?;
+    let target = Target::find(&cli.device)?;
+    let selector = selector(cli, &store, &target)?;
+    let writes = cli.to.is_none() && !cli.dry_run;
+    let request = Request {
+        store: &store,
+        target: &target,
+        selector,
+        accept: Accept { gap: cli.accept_gap, loss: cli.accept_loss, alone: cli.alone },
+        purpose: if writes { Purpose::Write } else { Purpose::Read },
+        to_file: cli.to.is_some(),
+        undo: !cli.no_undo && cli.to.is_none(),
+    };
+    let progress = common.progress();
+    let stop = Stop::at(&stop);
+    let prepared = restore::prepare(&request, Module::open()?, &*progress, &stop)?;
+    let plan = prepared.plan.clone();
+    common.say_more(&format!("recognised by: {}", plan.ground));
+    if !cli.json {
+        bdsnap_cli::print(&describe(&plan, cli))?;
+    }
+    if cli.dry_run {
+        if cli.json {
+            bdsnap_cli::print_json(&document(&plan, cli, None))?;
+        }
+        return Ok(Done::OK);
+    }
+    let outcome = match &cli.to {
+        Some(file) => prepared.compose(file, cli.yes, &*progress, &stop)?,
+        None => {
+            confirm(cli, &prepared)?;
+            prepared.apply(&*progress, &stop)?
+        }
+    };
+    if cli.json {
+        bdsnap_cli::print_json(&document(&plan, cli, Some(&outcome)))?;
+    } else {
+        bdsnap_cli::print(&report(cli, &outcome))?;
+    }
+    Ok(if outcome.partial { Done::with(Kind::Incomplete) } else { Done::OK })
+}
+
+/// Which session: as given, or chosen on a terminal.
+fn selector(cli: &Cli, store: &Store, target: &Target) -> Result<Selector, Error> {
+    if cli.undo {
+        return Ok(Selector::Undo);
+    }
+    if let Some(session) = &cli.session {
+        return Ok(Selector::parse(session.as_bytes()));
+    }
+    let chain = Chain::of(target, store.items()?);
+    if chain.sessions.is_empty() {
+        return Err(Error::not_found(format!("no sessions of {}", text::path(&cli.device))));
+    }
+    let newest_first: Vec<&Session> = chain.sessions.iter().rev().collect();
+    if !on_terminal() || cli.json {
+        return Err(Error::new(Kind::Usage, "which session?")
+            .hint(chain::candidates(newest_first.into_iter())));
+    }
+    let lines: Vec<String> = newest_first.iter().map(|s| choice(s)).collect();
+    let chosen = dialoguer::Select::new()
+        .with_prompt("Back to the start of which session?")
+        .items(&lines)
+        .default(0)
+        .interact_opt()
+        .map_err(|e| Error::other(format!("cannot ask: {e}")))?;
+    match chosen {
+        Some(i) => Ok(Selector::Name(newest_first[i].dir.clone())),
+        None => Err(Error::new(Kind::Interrupted, "nothing was chosen")),
+    }
+}
+
+fn on_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+fn choice(s: &Session) -> String {
+    format!(
+        "{}  {}  {}  {}",
+        bdsnap_cli::local_time(s.header.start_ns),
+        text::escape(&s.dir),
+        s.view(false).as_str(),
+        text::size(s.status.dat_bytes)
+    )
+}
+
+/// Lets the user type the device's name, unless `--yes`.
+fn confirm(cli: &Cli, prepared: &Prepared<'_>) -> Result<(), Error> {
+    if cli.yes || prepared.plan.bytes_to_write == 0 {
+        return Ok(());
+    }
+    if !on_terminal() || cli.json {
+        return Err(Error::refused("the device would be overwritten, and there is nobody to ask")
+            .hint("--yes confirms it, --dry-run only shows the plan"));
+    }
+    let name = text::path(&cli.device);
+    let typed: String = dialoguer::Input::new()
+        .with_prompt(format!("Type {name} to overwrite it"))
+        .allow_empty(true)
+        .interact_text()
+        .map_err(|e| Error::other(format!("cannot ask: {e}")))?;
+    if typed.trim() == name {
+        Ok(())
+    } else {
+        Err(Error::refused("not confirmed; nothing was written"))
+    }
+}
+
+fn document(plan: &Plan, cli: &Cli, outcome: Option<&Outcome>) -> serde_json::Value {
+    json!({
+        "schema_version": 1,
+        "dry_run": cli.dry_run,
+        "to": cli.to.as_ref().map(|p| text::lossy(p.as_os_str().as_bytes())),
+        "plan": plan,
+        "result": outcome,
+    })
+}
+
+/// The plan in words.
+fn describe(plan: &Plan, cli: &Cli) -> String {
+    let escaped = |s: &str| text::escape(s.as_bytes());
+    let mut out = format!("Device   {}, {}\n", escaped(&plan.device), text::size(plan.device_bytes));
+    out += &format!("Back to  {}, the start of {}\n", plan.start, escaped(&plan.session));
+    let mut heading = "Through";
+    for step in &plan.chain {
+        let bytes = text::size(step.bytes);
+        out += &format!("{heading:8} {} ({}, {}, {bytes})", escaped(&step.name), step.kind, step.state);
+        if let Some(gap) = step.gap_before {
+            out += &format!(" GAP before it: {gap}");
+        }
+        out.push('\n');
+        heading = "";
+    }
+    match &cli.to {
+        Some(file) => {
+            out += &format!(
+                "Plan     an image of it into {}, {} of it from the sessions\n",
+                text::path(file),
+                text::size(plan.bytes_covered)
+            );
+        }
+        None => {
+            out += &format!(
+                "Plan     {} to write in {}, {} equal already\n",
+                text::size(plan.bytes_to_write),
+                text::count(plan.writes, "piece"),
+                text::size(plan.bytes_equal)
+            );
+            if plan.bytes_to_write > 0 {
+                out += &match plan.undo_bytes {
+                    0 => "Undo     none: this cannot be taken back\n".to_owned(),
+                    n => format!("Undo     what is overwritten ({}) is saved first\n", text::size(n)),
+                };
+            }
+        }
+    }
+    if let Some(gap) = plan.gap_now {
+        out += &format!("Gap      between the newest session and now: {gap}\n");
+    }
+    for note in &plan.notes {
+        out += &format!("Note     {note}\n");
+    }
+    if plan.partial {
+        out += "Partial  old content was lost; the result is not the whole past\n";
+    }
+    if plan.unproven {
+        out += "Unproven what changed in the gap is not restored\n";
+    }
+    if !plan.accepted.is_empty() {
+        out += &format!("Accepted {}\n", plan.accepted.join(", "));
+    }
+    out
+}
+
+/// The result in words.
+fn report(cli: &Cli, outcome: &Outcome) -> String {
+    let partial = if outcome.partial { " (partial)" } else { "" };
+    if let Some(file) = &cli.to {
+        return format!("Done     {} written{partial}\n", text::path(file));
+    }
+    if outcome.bytes_written == 0 {
+        return format!("Done     nothing to write{partial}\n");
+    }
+    let mut out = format!(
+        "Done     {} written, flushed, read back and equal{partial}\n",
+        text::size(outcome.bytes_written)
+    );
+    if let Some(undo) = &outcome.undo_session {
+        out += &format!(
+            "Undo     {}: bdsnap-restore {} --undo\n",
+            text::escape(undo.as_bytes()),
+            text::path(&cli.device)
+        );
+    } else {
+        out += "Gap      none was saved for undo, so the chain has a gap here\n";
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn options_are_consistent() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One file a command.
+
+pub(crate) mod control;
+pub(crate) mod init;
+pub(crate) mod list;
+pub(crate) mod passwd;
+pub(crate) mod status;
+pub(crate) mod verify;

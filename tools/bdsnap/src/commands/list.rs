@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `bdsnap list`.
+
+use bdsnap_abi::format::State;
+use bdsnap_cli::{Common, Done};
+use bdsnap_core::device::{Matcher, Target};
+use bdsnap_core::module::{Module, ModuleStatus};
+use bdsnap_core::session::{Session, View};
+use bdsnap_core::store::{Item, Store};
+use bdsnap_core::{chain, text, Error, Kind};
+use comfy_table::{Cell, Color};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{table, List};
+
+/// A session as `--json` shows it.
+#[derive(Debug, Serialize)]
+struct Row {
+    session_id: Option<String>,
+    /// Name of its directory.
+    name: String,
+    /// The device's name as registered.
+    device: Option<String>,
+    /// Its bytes in hexadecimal digits, if they are no UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_raw: Option<String>,
+    /// `bdsnap`, or `original`: a session of the original module.
+    format: &'static str,
+    kind: Option<&'static str>,
+    state: &'static str,
+    durability: Option<&'static str>,
+    chain_seq: Option<u64>,
+    start: Option<String>,
+    start_ns: Option<u64>,
+    end: Option<String>,
+    end_ns: Option<u64>,
+    device_bytes: Option<u64>,
+    chunk_size: Option<u32>,
+    /// Runs of pre-images; of a session that did not end: unknown.
+    records: Option<u64>,
+    /// Bytes of pre-images in `blocks.dat`.
+    saved_bytes: Option<u64>,
+    /// Bytes that the session takes in the store.
+    stored_bytes: Option<u64>,
+    gap_before: Option<&'static str>,
+    prev_session_id: Option<String>,
+    group_id: Option<String>,
+    restored_id: Option<String>,
+    boot_id: Option<String>,
+    errno: Option<u32>,
+    broken_sector: Option<u64>,
+    broken: Option<String>,
+    absorbed_bytes: Option<u64>,
+    held_bios: Option<u64>,
+    /// What is wrong with a damaged one.
+    damage: Option<String>,
+}
+
+pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
+    for column in &args.columns {
+        if !COLUMNS.contains(&column.as_str()) {
+            return Err(Error::new(Kind::Usage, format!("no column {}", text::escape(column.as_bytes())))
+                .hint(format!("columns: {}", COLUMNS.join(", "))));
+        }
+    }
+    let store = Store::open(&common.store())?;
+    let mut items = store.items()?;
+    if let Some(device) = &args.device {
+        let target = Target::find(device)?;
+        let mut matcher = Matcher::new(&target);
+        items.retain(|item| match item {
+            Item::Session(s) => matcher.ground(s.header.name()).is_some(),
+            Item::Original(o) => o.device.as_ref().is_some_and(|d| matcher.ground(d).is_some()),
+            Item::Damaged(_) => false,
+        });
+        if items.is_empty() && !args.json {
+            return Err(Error::not_found(format!("no sessions of {}", text::path(device))));
+        }
+    }
+    let module = Module::open().ok().flatten().and_then(|m| m.status().ok());
+    let rows: Vec<Row> = items.iter().map(|i| row(i, module.as_ref())).collect();
+    if args.json {
+        let document = json!({ "schema_version": 1, "sessions": rows });
+        return bdsnap_cli::print_json(&document).map(|()| Done::OK);
+    }
+    if rows.is_empty() {
+        common.say("no sessions");
+        return Ok(Done::OK);
+    }
+    if args.columns.is_empty() {
+        bdsnap_cli::print(&people(&rows, common.colored()))?;
+        let stored = rows.iter().filter_map(|r| r.stored_bytes).sum();
+        let free = store.free_bytes()?;
+        common.say(&format!(
+            "{}, {}, {} free in {}",
+            text::count(rows.len() as u64, "session"),
+            text::size(stored),
+            text::size(free),
+            text::path(store.path())
+        ));
+        Ok(Done::OK)
+    } else {
+        bdsnap_cli::print(&columns(&rows, &args.columns)?).map(|()| Done::OK)
+    }
+}
+
+fn row(item: &Item, module: Option<&ModuleStatus>) -> Row {
+    let empty = Row {
+        session_id: None,
+        name: text::lossy(item.dir()),
+        device: None,
+        device_raw: None,
+        format: "bdsnap",
+        kind: None,
+        state: "damaged",
+        durability: None,
+        chain_seq: None,
+        start: None,
+        start_ns: None,
+        end: None,
+        end_ns: None,
+        device_bytes: None,
+        chunk_size: None,
+        records: None,
+        saved_bytes: None,
+        stored_bytes: None,
+        gap_before: None,
+        prev_session_id: None,
+        group_id: None,
+        restored_id: None,
+        boot_id: None,
+        errno: None,
+        broken_sector: None,
+        broken: None,
+        absorbed_bytes: None,
+        held_bios: None,
+        damage: None,
+    };
+    match item {
+        Item::Damaged(d) => Row { damage: Some(d.reason.clone()), ..empty },
+        Item::Original(o) => Row {
+            format: "original",
+            state: "unchecked",
+            device: o.device.as_deref().map(text::lossy),
+            start: Some(text::rfc3339(o.start_ns())),
+            start_ns: Some(o.start_ns()),
+            records: Some(o.records),
+            saved_bytes: Some(o.dat_bytes),
+            ..empty
+        },
+        Item::Session(s) => session_row(s, chain::is_live(s, module), empty),
+    }
+}
+
+fn session_row(s: &Session, live: bool, empty: Row) -> Row {
+    let (header, status) = (&s.header, &s.status);
+    let ended = status.state != State::Recording;
+    let broken = status.errno != 0 || status.state == State::Broken;
+    Row {
+        session_id: text::id(&header.session_id),
+        device: Some(text::lossy(header.name())),
+        device_raw: text::raw_hex(header.name()),
+        kind: Some(header.kind.as_str()),
+        state: s.view(live).as_str(),
+        durability: Some(header.durability.as_str()),
+        chain_seq: Some(header.chain_seq),
+        start: Some(text::rfc3339(header.start_ns)),
+        start_ns: Some(header.start_ns),
+        end: (status.end_ns != 0).then(|| text::rfc3339(status.end_ns)),
+        end_ns: (status.end_ns != 0).then_some(status.end_ns),
+        device_bytes: Some(header.device_bytes),
+        chunk_size: Some(header.chunk_size),
+        records: ended.then_some(status.records),
+        saved_bytes: Some(if ended { status.dat_bytes } else { s.dat_bytes }),
+        stored_bytes: Some(s.stored_bytes),
+        gap_before: Some(header.gap_before.as_str()),
+        prev_session_id: text::id(&header.prev_session_id),
+        group_id: text::id(&header.group_id),
+        restored_id: text::id(&header.restored_id),
+        boot_id: text::id(&header.boot_id),
+        errno: broken.then_some(status.errno),
+        broken_sector: broken.then_some(status.broken_sector),
+        broken: (broken && status.broken_ns != 0).then(|| text::rfc3339(status.broken_ns)),
+        absorbed_bytes: Some(status.absorbed_bytes),
+        held_bios: Some(status.held_bios),
+        damage: s.slot_damaged.then(|| "a status slot is unreadable".to_owned()),
+        ..empty
+    }
+}
+
+/// The names of [`Row`]'s fields.
+const COLUMNS: [&str; 29] = [
+    "session_id", "name", "device", "device_raw", "format", "kind", "state", "durability",
+    "chain_seq", "start", "start_ns", "end", "end_ns", "device_bytes", "chunk_size", "records",
+    "saved_bytes", "stored_bytes", "gap_before", "prev_session_id", "group_id", "restored_id",
+    "boot_id", "errno", "broken_sector", "broken", "absorbed_bytes", "held_bios", "damage",
+];
+
+/// The table without `-o`.
+fn people(rows: &[Row], colored: bool) -> String {
+    let headings = ["DEVICE", "SESSION", "START", "SPAN", "SAVED", "KIND", "STATE", "REMARKS"];
+    let mut table = table::new(&headings, colored);
+    for r in rows {
+        let span = match (r.start_ns, r.end_ns) {
+            (Some(start), Some(end)) if end >= start => text::span(end - start),
+            _ => "-".into(),
+        };
+        let mut state = Cell::new(r.state);
+        if colored {
+            state = match r.state {
+                s if s == View::Closed.as_str() || s == View::Undo.as_str() => state.fg(Color::Green),
+                s if s == View::Recording.as_str() => state.fg(Color::Cyan),
+                "unchecked" => state,
+                s if s == View::Interrupted.as_str() => state.fg(Color::Yellow),
+                _ => state.fg(Color::Red),
+            };
+        }
+        table.add_row([
+            Cell::new(r.device.as_deref().map_or("-".into(), shown)),
+            Cell::new(shown(&r.name)),
+            Cell::new(r.start_ns.map_or("-".into(), bdsnap_cli::local_time)),
+            Cell::new(span),
+            Cell::new(r.saved_bytes.map_or("-".into(), text::size)),
+            Cell::new(r.kind.unwrap_or("-")),
+            state,
+            Cell::new(remarks(r)),
+        ]);
+    }
+    table::finish(table, &[3, 4])
+}
+
+fn remarks(r: &Row) -> String {
+    let mut remarks = Vec::new();
+    match r.gap_before {
+        Some("none") | None => {}
+        Some(gap) => remarks.push(format!("gap before: {gap}")),
+    }
+    if let Some(errno) = r.errno {
+        let why = i32::try_from(errno).map(bdsnap_core::error::errno_text).unwrap_or_default();
+        remarks.push(match r.broken_sector {
+            Some(sector) if errno != 0 => format!("{why}, sector {sector}"),
+            _ => "pre-images lost".into(),
+        });
+    }
+    if r.durability == Some("async") {
+        remarks.push("async".into());
+    }
+    if r.group_id.is_some() {
+        remarks.push("one of several devices".into());
+    }
+    if r.format == "original" {
+        remarks.push("of the original module".into());
+    }
+    remarks.extend(r.damage.as_deref().map(shown));
+    remarks.join("; ")
+}
+
+fn shown(name: &str) -> String {
+    text::escape(name.as_bytes())
+}
+
+/// The table of `-o`: values as in JSON, `-` for none.
+fn columns(rows: &[Row], names: &[String]) -> Result<String, Error> {
+    let headings: Vec<String> = names.iter().map(|n| n.to_uppercase()).collect();
+    let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+    let mut table = table::new(&headings, false);
+    for row in rows {
+        let value = serde_json::to_value(row)
+            .map_err(|e| Error::other(format!("cannot show a session: {e}")))?;
+        table.add_row(names.iter().map(|n| match value.get(n) {
+            None | Some(serde_json::Value::Null) => Cell::new("-"),
+            Some(serde_json::Value::String(s)) => Cell::new(shown(s)),
+            Some(other) => Cell::new(other),
+        }));
+    }
+    Ok(table::finish(table, &[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_the_fields() {
+        let damaged = bdsnap_core::store::Damaged { dir: b"x".to_vec(), reason: "y".into() };
+        let mut row = row(&Item::Damaged(damaged), None);
+        row.device_raw = Some("ff".into());
+        let value = serde_json::to_value(&row).unwrap();
+        let fields: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut columns = COLUMNS.to_vec();
+        columns.sort_unstable();
+        let mut fields_sorted = fields.clone();
+        fields_sorted.sort_unstable();
+        assert_eq!(fields_sorted, columns);
+    }
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `bdsnap status`.
+
+use std::fmt::Write;
+
+use bdsnap_abi::format::{Gap, State};
+use bdsnap_abi::ioctl::{
+    Entry, StatusHead, ENTRY_IMAGE, ENTRY_PRESENT, ENTRY_RECORDING, ENTRY_REFUSED,
+    ENTRY_RESTORING, ENTRY_UNPROTECTED, ENTRY_WRITTEN, LIVE_KINDS, MODULE_HOOKS, MODULE_SEALED,
+    MODULE_SECRET, MODULE_SYSCALLS,
+};
+use bdsnap_cli::{Common, Done};
+use bdsnap_core::device::{Matcher, Target};
+use bdsnap_core::error::errno_text;
+use bdsnap_core::module::{Module, ModuleStatus, Registration};
+use bdsnap_core::{text, Error, Kind};
+use serde_json::{json, Value};
+
+use crate::Status;
+
+pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
+    let mut status = Module::require()?.status()?;
+    if let Some(device) = &args.device {
+        let target = Target::find(device)?;
+        let mut matcher = Matcher::new(&target);
+        status.entries.retain(|r| matcher.ground(&r.name).is_some());
+        if status.entries.is_empty() {
+            return Err(Error::not_found(format!("{} is not registered", text::path(device))));
+        }
+    }
+    let problems = problems(&status);
+    if args.json {
+        bdsnap_cli::print_json(&document(&status, &problems))?;
+    } else if !common.quiet {
+        bdsnap_cli::print(&people(&status, args.device.is_none()))?;
+    }
+    if args.check && !problems.is_empty() {
+        for problem in &problems {
+            bdsnap_cli::complain(&format!("bdsnap: {problem}"));
+        }
+        return Ok(Done::with(Kind::Error));
+    }
+    Ok(Done::OK)
+}
+
+fn set(entry: &Entry, flag: u64) -> bool {
+    entry.flags & flag != 0
+}
+
+/// The state of a registration's last session, in a word.
+fn state(entry: &Entry) -> &'static str {
+    let recorded = u8::try_from(entry.state).ok().and_then(|s| State::from_wire(s).ok());
+    match recorded {
+        None => "none",
+        Some(s) => s.as_str(),
+    }
+}
+
+fn errno(n: u32) -> String {
+    i32::try_from(n).map(errno_text).unwrap_or_else(|_| n.to_string())
+}
+
+/// What `--check` complains about.
+fn problems(status: &ModuleStatus) -> Vec<String> {
+    let mut problems = Vec::new();
+    let head = &status.head;
+    if head.flags & MODULE_SECRET == 0 {
+        problems.push("the module was given no password to check against".into());
+    }
+    if head.self_test != 0 && head.self_test != u32::MAX {
+        problems.push(format!("the self-test failed: {}", errno(head.self_test)));
+    }
+    if !status.entries.is_empty() && head.flags & MODULE_HOOKS == 0 {
+        problems.push("the hooks are not installed".into());
+    }
+    for r in &status.entries {
+        let (name, e) = (text::escape(&r.name), &r.entry);
+        if set(e, ENTRY_REFUSED) {
+            problems.push(format!("{name} cannot be protected: {}", errno(e.errno)));
+        } else if set(e, ENTRY_UNPROTECTED) {
+            problems.push(format!("{name} is not protected until it is mounted anew"));
+        }
+        if e.state == State::Broken as u32 {
+            problems.push(format!(
+                "{name}: the session is broken: {}, sector {}",
+                errno(e.errno),
+                e.broken_sector
+            ));
+        } else if e.state == State::Tainted as u32 {
+            problems.push(format!("{name}: the session is tainted"));
+        }
+    }
+    problems
+}
+
+fn durability(n: u32) -> Option<&'static str> {
+    let wire = u8::try_from(n).ok()?;
+    bdsnap_abi::format::Durability::from_wire(wire).ok().map(|d| d.as_str())
+}
+
+fn discard(n: u32) -> &'static str {
+    match n {
+        0 => "absorb",
+        1 => "copy",
+        2 => "pass",
+        _ => "unknown",
+    }
+}
+
+fn document(status: &ModuleStatus, problems: &[String]) -> Value {
+    let h = &status.head;
+    let live: serde_json::Map<String, Value> =
+        LIVE_KINDS.iter().zip(h.live).map(|(k, n)| ((*k).to_owned(), json!(n))).collect();
+    json!({
+        "schema_version": 1,
+        "module": {
+            "load_id": text::hex(&h.load_id),
+            "secret": h.flags & MODULE_SECRET != 0,
+            "sealed": h.flags & MODULE_SEALED != 0,
+            "hooks": h.flags & MODULE_HOOKS != 0,
+            "syscalls": h.flags & MODULE_SYSCALLS != 0,
+            "sysc_activate": h.sysc_activate,
+            "sysc_deactivate": h.sysc_deactivate,
+            "self_test": self_test(h),
+            "self_test_errno": h.self_test,
+            "store": text::lossy(status.store()),
+            "registrations": h.registrations,
+            "sessions": h.sessions,
+            "sessions_total": h.sessions_total,
+            "sessions_broken": h.sessions_broken,
+            "held_bios": h.held_bios,
+            "saved_bytes": h.saved_bytes,
+            "absorbed_bytes": h.absorbed_bytes,
+            "memory_bytes": h.memory_bytes,
+            "memory_peak_bytes": h.memory_peak_bytes,
+            "memory_limit_bytes": h.memory_limit_bytes,
+            "hold_timeout_ms": h.hold_timeout_ms,
+            "min_free_bytes": h.min_free_bytes,
+            "chunk_size": h.chunk_size,
+            "durability": durability(h.durability),
+            "discard": discard(h.discard),
+            "auth_failures": h.auth_failures,
+            "live": live,
+        },
+        "devices": status.entries.iter().map(device).collect::<Vec<_>>(),
+        "problems": problems,
+    })
+}
+
+fn self_test(h: &StatusHead) -> &'static str {
+    match h.self_test {
+        0 => "passed",
+        u32::MAX => "not run",
+        _ => "failed",
+    }
+}
+
+fn device(r: &Registration) -> Value {
+    let e = &r.entry;
+    let gap = u8::try_from(e.gap_before).ok().and_then(|g| Gap::from_wire(g).ok());
+    json!({
+        "device": text::lossy(&r.name),
+        "device_raw": text::raw_hex(&r.name),
+        "present": set(e, ENTRY_PRESENT),
+        "recording": set(e, ENTRY_RECORDING),
+        "written": set(e, ENTRY_WRITTEN),
+        "image": set(e, ENTRY_IMAGE),
+        "unprotected": set(e, ENTRY_UNPROTECTED),
+        "refused": set(e, ENTRY_REFUSED),
+        "restoring": set(e, ENTRY_RESTORING),
+        "major": e.major,
+        "minor": e.minor,
+        "part_start": e.start,
+        "bytes": e.bytes,
+        "claims": e.claims,
+        "session_id": text::id(&e.session_id),
+        "session": (!r.dir.is_empty()).then(|| text::lossy(&r.dir)),
+        "chain_seq": e.chain_seq,
+        "start": (e.start_ns != 0).then(|| text::rfc3339(e.start_ns)),
+        "state": state(e),
+        "durability": durability(e.durability),
+        "errno": e.errno,
+        "gap_before": gap.map(Gap::as_str),
+        "broken_sector": e.broken_sector,
+        "broken": (e.broken_ns != 0).then(|| text::rfc3339(e.broken_ns)),
+        "held_bios": e.held_bios,
+        "holding": e.holding,
+        "saved_chunks": e.saved_chunks,
+        "saved_bytes": e.saved_bytes,
+        "absorbed_bytes": e.absorbed_bytes,
+        "saved_set_bytes": e.saved_set_bytes,
+    })
+}
+
+fn people(status: &ModuleStatus, whole: bool) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    if whole {
+        let _ = head(&mut out, status);
+    }
+    for r in &status.entries {
+        let _ = entry(&mut out, r);
+    }
+    if status.entries.is_empty() {
+        out.push_str("\nno device is registered\n");
+    }
+    out
+}
+
+fn head(out: &mut String, status: &ModuleStatus) -> std::fmt::Result {
+    let h = &status.head;
+    let yes = |flag, yes, no| if h.flags & flag != 0 { yes } else { no };
+    writeln!(out, "module     loaded (load {})", text::hex(&h.load_id))?;
+    writeln!(
+        out,
+        "password   {}",
+        yes(MODULE_SECRET, "set", "NOT SET: run 'bdsnap passwd' and load the module again")
+    )?;
+    writeln!(out, "hand-over  {}", yes(MODULE_SEALED, "done", "still open"))?;
+    writeln!(
+        out,
+        "hooks      {}, self-test {}{}",
+        yes(MODULE_HOOKS, "installed", "not installed"),
+        self_test(h),
+        if self_test(h) == "failed" { format!(": {}", errno(h.self_test)) } else { String::new() }
+    )?;
+    let syscalls = if h.flags & MODULE_SYSCALLS != 0 {
+        format!("activate {}, deactivate {}", h.sysc_activate, h.sysc_deactivate)
+    } else {
+        "not available; the control device serves alone".into()
+    };
+    writeln!(out, "syscalls   {syscalls}")?;
+    writeln!(out, "store      {}", text::escape(status.store()))?;
+    writeln!(
+        out,
+        "settings   chunk {}, durability {}, discard {}, hold time-out {} ms, least free {}",
+        text::size(h.chunk_size.into()),
+        durability(h.durability).unwrap_or("unknown"),
+        discard(h.discard),
+        h.hold_timeout_ms,
+        if h.min_free_bytes == 0 { "default".into() } else { text::size(h.min_free_bytes) }
+    )?;
+    writeln!(
+        out,
+        "memory     {} of {}, at most {} so far",
+        text::size(h.memory_bytes),
+        text::size(h.memory_limit_bytes),
+        text::size(h.memory_peak_bytes)
+    )?;
+    writeln!(
+        out,
+        "sessions   {} recording, {} since load, {} of them broken",
+        h.sessions, h.sessions_total, h.sessions_broken
+    )?;
+    writeln!(
+        out,
+        "so far     {} writes held, {} saved, {} of discards absorbed, {} wrong passwords",
+        h.held_bios,
+        text::size(h.saved_bytes),
+        text::size(h.absorbed_bytes),
+        h.auth_failures
+    )?;
+    let live: Vec<String> =
+        LIVE_KINDS.iter().zip(h.live).map(|(kind, n)| format!("{kind} {n}")).collect();
+    writeln!(out, "live       {}", live.join(", "))
+}
+
+fn entry(out: &mut String, r: &Registration) -> std::fmt::Result {
+    let e = &r.entry;
+    writeln!(out, "\n{}", text::escape(&r.name))?;
+    let what = if !set(e, ENTRY_PRESENT) {
+        "absent".into()
+    } else {
+        let image = if set(e, ENTRY_IMAGE) { ", image" } else { "" };
+        format!("{}:{}, {}{image}", e.major, e.minor, text::size(e.bytes))
+    };
+    writeln!(out, "  device     {what}")?;
+    let protection = if set(e, ENTRY_REFUSED) {
+        format!("REFUSED: {}", errno(e.errno))
+    } else if set(e, ENTRY_RESTORING) {
+        "a restore is writing".into()
+    } else if set(e, ENTRY_UNPROTECTED) {
+        "NOT YET: was mounted when it was activated; unmount and mount it".into()
+    } else if set(e, ENTRY_RECORDING) {
+        format!("recording, {}", text::count(e.claims, "claim"))
+    } else {
+        "from the next mount on".into()
+    };
+    writeln!(out, "  protected  {protection}")?;
+    if e.state != 0 {
+        let dir = if r.dir.is_empty() { "nothing written".into() } else { text::escape(&r.dir) };
+        writeln!(
+            out,
+            "  session    {}, {dir}, since {}",
+            state(e),
+            bdsnap_cli::local_time(e.start_ns)
+        )?;
+        writeln!(
+            out,
+            "  saved      {} in {}, {} writes held, {} now",
+            text::size(e.saved_bytes),
+            text::count(e.saved_chunks, "chunk"),
+            e.held_bios,
+            e.holding
+        )?;
+    }
+    if e.state == State::Broken as u32 {
+        writeln!(
+            out,
+            "  BROKEN     {}, sector {}, {}",
+            errno(e.errno),
+            e.broken_sector,
+            bdsnap_cli::local_time(e.broken_ns)
+        )?;
+    }
+    if set(e, ENTRY_WRITTEN) {
+        writeln!(out, "  gap        written outside a session since the last one")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `bdsnap`: protects block devices, and shows what was recorded of them.
+
+mod commands;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use bdsnap_cli::{Common, Done};
+use bdsnap_core::Error;
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Protects block devices: from each mount on, the old content of every block
+/// that is overwritten is kept, so that the device can be brought back
+#[derive(Debug, Parser)]
+#[command(name = "bdsnap", version, after_help = bdsnap_cli::EXIT_HELP, max_term_width = 98)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make the store, or find that it is there
+    Init,
+    /// Protect a device from its next mount on
+    Activate(Activate),
+    /// Protect a device no longer; a running session goes on to its end
+    Deactivate(Deactivate),
+    /// Set the password for 'activate' and 'deactivate'
+    Passwd(Passwd),
+    /// Make the module look for registered devices again
+    Settle,
+    /// Show what the module protects
+    Status(Status),
+    /// List the sessions in the store
+    List(List),
+    /// Check sessions for damage
+    Verify(Verify),
+}
+
+/// Where the password comes from; without these it is asked for.
+#[derive(Debug, Clone, clap::Args)]
+struct Password {
+    /// Read the password from a file (all of it but one line feed at the end)
+    #[arg(long, value_name = "FILE", conflicts_with = "password_stdin")]
+    password_file: Option<PathBuf>,
+    /// Read the password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Registration {
+    /// Block device, image file, or a name of one that is absent now
+    #[arg(value_name = "DEV")]
+    device: PathBuf,
+    #[command(flatten)]
+    password: Password,
+    /// Keep it so over reboots: in /etc/bdsnap/devices
+    #[arg(long)]
+    persist: bool,
+    /// How the module is asked
+    #[arg(long, value_enum, default_value = "ioctl", hide = true)]
+    via: Via,
+    #[arg(long, value_name = "DIR", default_value = bdsnap_core::config::DEFAULT_DIR, hide = true)]
+    config_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Activate {
+    #[command(flatten)]
+    registration: Registration,
+    /// When writes are let go: when old content is durable, or when it is in
+    /// memory [default: the module's]
+    #[arg(long, value_enum)]
+    durability: Option<Durability>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Deactivate {
+    #[command(flatten)]
+    registration: Registration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Via {
+    Ioctl,
+    Syscall,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Durability {
+    Strict,
+    Async,
+}
+
+#[derive(Debug, clap::Args)]
+struct Passwd {
+    #[command(flatten)]
+    password: Password,
+    #[arg(long, value_name = "DIR", default_value = bdsnap_core::config::DEFAULT_DIR, hide = true)]
+    config_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Status {
+    /// Only this device
+    #[arg(value_name = "DEV")]
+    device: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Fail (exit status 1) if anything is broken or unprotected
+    #[arg(long)]
+    check: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct List {
+    /// Only this device: node, link, image, mount point or recorded name
+    #[arg(value_name = "DEV")]
+    device: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Columns, by their names in JSON, separated by commas
+    #[arg(short = 'o', long = "output", value_name = "COLS", value_delimiter = ',')]
+    #[arg(conflicts_with = "json")]
+    columns: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Verify {
+    /// Names of sessions, or unique beginnings of names
+    #[arg(value_name = "SESSION", required_unless_present = "all")]
+    sessions: Vec<std::ffi::OsString>,
+    /// All sessions of the store
+    #[arg(long, conflicts_with = "sessions")]
+    all: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Command {
+    fn json(&self) -> bool {
+        match self {
+            Self::Status(c) => c.json,
+            Self::List(c) => c.json,
+            Self::Verify(c) => c.json,
+            Self::Init | Self::Activate(_) | Self::Deactivate(_) | Self::Passwd(_) | Self::Settle => {
+                false
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.command.json();
+    bdsnap_cli::end("bdsnap", json, run(&cli))
+}
+
+fn run(cli: &Cli) -> Result<Done, Error> {
+    let common = &cli.common;
+    match &cli.command {
+        Command::Init => commands::init::run(common),
+        Command::Activate(c) => commands::control::activate(common, c),
+        Command::Deactivate(c) => commands::control::deactivate(common, c),
+        Command::Passwd(c) => commands::passwd::run(common, c),
+        Command::Settle => commands::control::settle(common),
+        Command::Status(c) => commands::status::run(common, c),
+        Command::List(c) => commands::list::run(common, c),
+        Command::Verify(c) => commands::verify::run(common, c),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn options_are_consistent() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}
