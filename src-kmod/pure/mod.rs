@@ -12,6 +12,7 @@
 //! | [`crc`] | CRC-32C in software, for headers and records |
 //! | [`format`] | `blocks.map`, the store's marker, the chain's tail |
 //! | [`ioctl`] | requests and structures of `/dev/bdsnap` |
+//! | [`meta`] | `meta.json` |
 //! | [`name`] | device names, session names, UTC time stamps |
 //! | [`secret`] | the line in `/etc/bdsnap/secret` |
 //! | [`plan`] | from a bio's sectors to chunks, runs and slices |
@@ -24,6 +25,7 @@ pub mod deadline;
 pub mod format;
 pub mod guard;
 pub mod ioctl;
+pub mod meta;
 pub mod name;
 pub mod plan;
 pub mod saved_set;

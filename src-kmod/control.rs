@@ -1,0 +1,659 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What user space can ask for: the control device's ioctls and the two
+//! system calls, which come to the same functions.
+
+use crate::auth;
+use crate::core_state::{core, Core};
+use crate::hook;
+use crate::live;
+use crate::pure::format::{Durability, Tail, NO_ID};
+use crate::pure::ioctl::*;
+use crate::pure::plan::Sectors;
+use crate::pure::secret::Secret;
+use crate::registry::{self, Bound, Last, Volume, NO_LAST};
+use crate::session::Session;
+use crate::sys::{self, Dir, Disk};
+use ::core::sync::atomic::Ordering;
+use kernel::fs::File;
+use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
+use kernel::prelude::*;
+use kernel::str::{CStr, CString};
+use kernel::sync::Arc;
+use kernel::transmute::{AsBytes, FromBytes};
+use kernel::uaccess::{UserPtr, UserSlice};
+
+/// ENAMETOOLONG and others that the `kernel` crate of 7.2 does not name.
+fn errno(e: u32) -> Error {
+    Error::from_errno(-(e as i32))
+}
+
+fn too_long() -> Error {
+    errno(kernel::bindings::ENAMETOOLONG)
+}
+
+/// A byte string from user space that is overwritten when it is dropped.
+struct Password(KVec<u8>);
+
+impl Drop for Password {
+    fn drop(&mut self) {
+        sys::wipe(&mut self.0);
+    }
+}
+
+/// `len` bytes from user space, at most `max`.
+fn user_bytes(addr: u64, len: u64, max: usize) -> Result<KVec<u8>> {
+    let len = usize::try_from(len).ok().filter(|&n| n <= max).ok_or_else(too_long)?;
+    let mut out = KVec::from_elem(0u8, len, GFP_KERNEL)?;
+    if len > 0 {
+        let addr = usize::try_from(addr).map_err(|_| EFAULT)?;
+        UserSlice::new(UserPtr::from_addr(addr), len).reader().read_slice(&mut out)?;
+    }
+    Ok(out)
+}
+
+/// A C string from user space, shorter than `max`.
+fn user_string(addr: usize, max: usize) -> Result<KVec<u8>> {
+    if addr == 0 {
+        return Err(EINVAL);
+    }
+    let mut out = KVec::from_elem(0u8, max + 1, GFP_KERNEL)?;
+    // SAFETY: `out` has so many bytes; the address is checked by the callee.
+    let n = unsafe {
+        kernel::bindings::strncpy_from_user(out.as_mut_ptr().cast(), addr as *const _, out.len() as _)
+    };
+    let n = usize::try_from(n).map_err(|_| Error::from_errno(n as i32))?;
+    if n > max {
+        sys::wipe(&mut out);
+        return Err(too_long());
+    }
+    out.truncate(n);
+    Ok(out)
+}
+
+/// The two system calls, in this order: privilege, arguments, password.
+pub(crate) fn system_call(on: bool, name: usize, password: usize) -> Result {
+    if !sys::is_admin() {
+        return Err(EPERM);
+    }
+    let name = user_string(name, NAME_MAX)?;
+    let password = Password(user_string(password, PASSWORD_MAX)?);
+    if name.is_empty() {
+        return Err(EINVAL);
+    }
+    auth::check(&password.0)?;
+    if on {
+        activate(&name, None).map(|_| ())
+    } else {
+        deactivate(&name).map(|_| ())
+    }
+}
+
+/// A NUL-ended copy; EINVAL for names with a NUL inside.
+pub(crate) struct CName(KVec<u8>);
+
+impl CName {
+    /// Copies `name`.
+    pub(crate) fn new(name: &[u8]) -> Result<Self> {
+        if name.contains(&0) {
+            return Err(EINVAL);
+        }
+        let mut v = KVec::with_capacity(name.len() + 1, GFP_KERNEL)?;
+        v.extend_from_slice(name, GFP_KERNEL)?;
+        v.push(0, GFP_KERNEL)?;
+        Ok(Self(v))
+    }
+
+    /// As C wants it.
+    pub(crate) fn as_c_str(&self) -> Result<&CStr> {
+        CStr::from_bytes_with_nul(&self.0).map_err(|_| EINVAL)
+    }
+}
+
+/// The name from the root on: relative ones count from the caller's working
+/// directory. `.` and empty components go; `..` and links stay.
+fn absolute(name: &[u8]) -> Result<KVec<u8>> {
+    let mut out = KVec::new();
+    if name.first() != Some(&b'/') {
+        let mut cwd = KVec::from_elem(0u8, 4096, GFP_KERNEL)?;
+        sys::cwd(&mut cwd)?;
+        let len = cwd.iter().position(|&b| b == 0).unwrap_or(0);
+        if len > 1 {
+            out.extend_from_slice(&cwd[..len], GFP_KERNEL)?;
+        }
+    }
+    for part in name.split(|&b| b == b'/') {
+        if !part.is_empty() && part != b"." {
+            out.push(b'/', GFP_KERNEL)?;
+            out.extend_from_slice(part, GFP_KERNEL)?;
+        }
+    }
+    if out.is_empty() {
+        out.push(b'/', GFP_KERNEL)?;
+    }
+    if out.len() > NAME_MAX {
+        return Err(too_long());
+    }
+    Ok(out)
+}
+
+fn bind(dev: u32) -> Result<Bound> {
+    let (disk, info) = Disk::by_devt(dev)?;
+    Ok(Bound {
+        disk,
+        sectors: Sectors::new(info.start, info.sectors).ok_or(EINVAL)?,
+        major: info.major,
+        minor: info.minor,
+        logical_block_size: info.logical_block_size,
+        partition: info.partition != 0,
+    })
+}
+
+/// Where the device of this name is now, looked up in PID 1's root.
+pub(crate) fn bind_by_name(name: &[u8]) -> Result<Bound> {
+    let name = CName::new(name)?;
+    let info = sys::name_info(name.as_c_str()?, true, None)?;
+    if !info.is_blk {
+        return Err(EINVAL);
+    }
+    bind(info.dev)
+}
+
+/// What a name stands for.
+struct Resolved {
+    name: KVec<u8>,
+    image: Option<KVec<u8>>,
+    bound: Option<Bound>,
+    absent: bool,
+}
+
+/// Looks a name up in the caller's view. EINVAL for what is neither a block
+/// device nor a regular file; what is absent is fine.
+fn resolve(name: &[u8]) -> Result<Resolved> {
+    if name.is_empty() {
+        return Err(EINVAL);
+    }
+    let name = absolute(name)?;
+    let c_name = CName::new(&name)?;
+    let mut canonical = KVec::from_elem(0u8, 4097, GFP_KERNEL)?;
+    match sys::name_info(c_name.as_c_str()?, false, Some(&mut canonical)) {
+        Ok(info) if info.is_blk => {
+            let bound = bind(info.dev)?;
+            if let Some(image) = image_behind(&bound.disk)? {
+                // For a loop device its backing file's path is its name.
+                let mut copy = KVec::new();
+                copy.extend_from_slice(&image, GFP_KERNEL)?;
+                return Ok(Resolved { name: copy, image: Some(image), bound: None, absent: false });
+            }
+            Ok(Resolved { name, image: None, bound: Some(bound), absent: false })
+        }
+        Ok(info) if info.is_reg => {
+            let len = canonical.iter().position(|&b| b == 0).unwrap_or(0);
+            canonical.truncate(len);
+            Ok(Resolved { name, image: Some(canonical), bound: None, absent: false })
+        }
+        Ok(_) => Err(EINVAL),
+        Err(e) if e == ENOENT || e == ENXIO || e == ENODEV => {
+            let image = if name.starts_with(b"/dev/") {
+                None
+            } else {
+                let mut copy = KVec::new();
+                copy.extend_from_slice(&name, GFP_KERNEL)?;
+                Some(copy)
+            };
+            Ok(Resolved { name, image, bound: None, absent: true })
+        }
+        Err(e) if e == ENOTDIR => Err(EINVAL),
+        Err(e) => Err(e),
+    }
+}
+
+/// The path of the file that a loop device shows; `None` for other disks.
+fn image_behind(disk: &Disk) -> Result<Option<KVec<u8>>> {
+    crate::claim::backing_file(disk)
+}
+
+/// Whether a registration is of the same device as a name.
+fn is_same(volume: &Volume, r: &Resolved) -> bool {
+    if *volume.name == *r.name {
+        return true;
+    }
+    match (&volume.image, &r.image) {
+        (Some(a), Some(b)) => **a == **b,
+        (None, None) => match (&*volume.bound.lock(), &r.bound) {
+            (Some(a), Some(b)) => a.disk.as_ptr() == b.disk.as_ptr() && a.sectors == b.sectors,
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+fn find(r: &Resolved) -> Option<Arc<Volume>> {
+    let registry = core().registry.lock();
+    let found = registry.volumes.iter().find(|v| is_same(v, r)).cloned();
+    found
+}
+
+/// EINVAL if the store is on that device.
+fn check_store(bound: &Bound) -> Result {
+    let Ok(store) = Dir::resolve(&*core().store_path()?) else { return Ok(()) };
+    let info = store.info();
+    let range = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
+    if info.disk.is_some_and(|d| registry::overlap(bound, d.as_ptr(), &range)) {
+        pr_err!("the store is on that device\n");
+        return Err(EINVAL);
+    }
+    Ok(())
+}
+
+/// Registers a device; returns `CONTROL_…` flags.
+fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
+    let r = resolve(name)?;
+    let _control = core().control.lock();
+    if let Some(volume) = find(&r) {
+        volume.retired.store(false, Ordering::Relaxed);
+        return Ok(CONTROL_ALREADY);
+    }
+    let mut flags = 0;
+    if let Some(bound) = &r.bound {
+        bound.disk.check_supported()?;
+        check_store(bound)?;
+        if bound.disk.is_claimed(bound.sectors.start, bound.sectors.end) {
+            flags |= CONTROL_MOUNTED;
+        }
+    }
+    if let Some(image) = &r.image {
+        if crate::claim::image_is_mounted(image) {
+            flags |= CONTROL_MOUNTED;
+        }
+    }
+    if r.absent {
+        flags |= CONTROL_ABSENT;
+    }
+    hook::install()?;
+    let tested = hook::self_test(r.bound.as_ref().map(|b| &b.disk));
+    let code = tested.err().map_or(0, |e| -e.to_errno() as u32);
+    core().self_test.store(code, Ordering::Release);
+    let result = tested.and_then(|()| {
+        let durability = durability.unwrap_or(core().params.durability);
+        let volume = Volume::new(&r.name, r.image, durability, r.bound)?;
+        volume.unprotected.store(flags & CONTROL_MOUNTED != 0, Ordering::Relaxed);
+        let mut registry = core().registry.lock();
+        registry.volumes.push(volume, GFP_KERNEL)?;
+        let published = registry.publish();
+        if published.is_err() {
+            let at = registry.volumes.len() - 1;
+            registry.volumes.truncate(at);
+        }
+        published
+    });
+    if result.is_err() {
+        remove_hooks_if_idle();
+    }
+    result.map(|()| flags)
+}
+
+fn remove_hooks_if_idle() {
+    let idle = core().registry.lock().volumes.is_empty() && !crate::claim::any();
+    if idle {
+        hook::remove();
+    }
+}
+
+/// Removes a registration; returns `CONTROL_…` flags. A running session goes
+/// on to its end.
+fn deactivate(name: &[u8]) -> Result<u64> {
+    let r = resolve(name)?;
+    let _control = core().control.lock();
+    let Some(volume) = find(&r) else { return Ok(CONTROL_ALREADY) };
+    let mut flags = 0;
+    let _turning = volume.turning.lock();
+    if volume.is_claimed() {
+        volume.retired.store(true, Ordering::Relaxed);
+        flags |= CONTROL_MOUNTED;
+    } else {
+        let mut registry = core().registry.lock();
+        registry.volumes.retain(|v| !Arc::ptr_eq(v, &volume));
+        registry.publish()?;
+    }
+    drop(_turning);
+    drop(volume);
+    remove_hooks_if_idle();
+    Ok(flags)
+}
+
+/// Forgets all registrations, at unload.
+pub(crate) fn forget_all() {
+    core().registry.lock().volumes = KVec::new();
+    core().claims.lock().clear();
+    registry::drop_table();
+    hook::remove();
+}
+
+/// Secret, store and devices, once per load.
+fn hand_over(request: &mut HandOver) -> Result {
+    let secret = Password(user_bytes(request.secret, request.secret_len, SECRET_MAX)?);
+    let store = user_bytes(request.store, request.store_len, 1023)?;
+    let devices = user_bytes(request.devices, request.devices_len, DEVICES_MAX)?;
+    if core().sealed.swap(true, Ordering::AcqRel) {
+        return Err(errno(kernel::bindings::EALREADY));
+    }
+    if !store.is_empty() {
+        if store[0] != b'/' || store.contains(&0) {
+            core().sealed.store(false, Ordering::Release);
+            return Err(EINVAL);
+        }
+        let text = ::core::str::from_utf8(&store).map_err(|_| EINVAL)?;
+        core().set_store_path(CString::try_from_fmt(fmt!("{}", text))?);
+    }
+    if !secret.0.is_empty() {
+        match Secret::parse(&secret.0) {
+            Ok(s) => {
+                core().auth.lock().set(s);
+                core().has_secret.store(true, Ordering::Release);
+            }
+            Err(e) => pr_err!("the secret is not usable ({}): control is refused\n", e.0),
+        }
+    } else {
+        pr_warn!("no secret: control is refused; make one with bdsnap passwd and load again\n");
+    }
+    for name in devices.split(|&b| b == 0).filter(|n| !n.is_empty()) {
+        match activate(name, None) {
+            Ok(_) => request.registered += 1,
+            Err(e) => pr_err!("a listed device was not registered: errno {}\n", -e.to_errno()),
+        }
+    }
+    Ok(())
+}
+
+/// What the store knows of a device's last session.
+fn stored_tail(volume: &Volume) -> Result<KBox<Tail>> {
+    crate::store::read_tail(&volume.name)
+}
+
+/// A restore begins or ends.
+fn restore(request: &mut Restore) -> Result {
+    let name = user_bytes(request.name, request.name_len, NAME_MAX)?;
+    request.flags = 0;
+    request.tail = NO_ID;
+    let r = resolve(&name)?;
+    let _control = core().control.lock();
+    let Some(volume) = find(&r) else { return Ok(()) };
+    let _turning = volume.turning.lock();
+    request.flags |= RESTORE_REGISTERED;
+    let tail = stored_tail(&volume).ok();
+    if let Some(tail) = &tail {
+        request.tail = tail.session_id;
+    }
+    match request.phase {
+        RESTORE_BEGIN => {
+            if volume.is_claimed() {
+                return Err(EBUSY);
+            }
+            let mut written = volume.foreign.load(Ordering::Acquire);
+            if let (Some(image), Some(tail)) = (&volume.image, &tail) {
+                let now = crate::look::mtime(image, 2_000);
+                written |= tail.image_mtime_ns != 0 && now != tail.image_mtime_ns;
+            }
+            let watched = volume.watched.load(Ordering::Acquire)
+                && tail.as_ref().is_some_and(|t| {
+                    t.load_id == core().load_id && t.boot_id == core().boot_id
+                });
+            if written {
+                request.flags |= RESTORE_WRITTEN;
+            }
+            if watched {
+                request.flags |= RESTORE_WATCHED;
+            }
+            volume.restore_wrote.store(false, Ordering::Release);
+            volume.restoring.store(true, Ordering::Release);
+        }
+        RESTORE_END => {
+            // Only what the restore itself wrote is accounted for by it.
+            if volume.restoring.swap(false, Ordering::AcqRel) {
+                volume.foreign.store(false, Ordering::Release);
+                volume.watched.store(true, Ordering::Release);
+            }
+        }
+        RESTORE_ABORT => {
+            if volume.restoring.swap(false, Ordering::AcqRel)
+                && volume.restore_wrote.load(Ordering::Acquire)
+            {
+                volume.foreign.store(true, Ordering::Release);
+            }
+        }
+        _ => return Err(EINVAL),
+    }
+    Ok(())
+}
+
+// --- Status -----------------------------------------------------------------
+
+/// The bytes of one of the ABI's structures.
+fn abi_bytes<T: Abi>(value: &T) -> &[u8] {
+    // SAFETY: By `Abi` there is no padding, so all bytes are initialised.
+    unsafe {
+        ::core::slice::from_raw_parts((value as *const T).cast(), ::core::mem::size_of::<T>())
+    }
+}
+
+/// Structures of the control ABI.
+///
+/// # Safety
+///
+/// `repr(C)`, integers and arrays of them only, without padding (asserted in
+/// `ioctl.rs` by their sizes).
+unsafe trait Abi: Copy {}
+
+macro_rules! abi {
+    ($($t:ty),*) => {$(
+        // SAFETY: See `ioctl.rs`.
+        unsafe impl Abi for $t {}
+        // SAFETY: As above.
+        unsafe impl FromBytes for $t {}
+        // SAFETY: As above.
+        unsafe impl AsBytes for $t {}
+    )*};
+}
+
+abi!(Control, HandOver, Simple, StatusRequest, Restore, StatusHead, Entry);
+
+fn push_padded(out: &mut KVVec<u8>, bytes: &[u8]) -> Result {
+    out.extend_from_slice(bytes, GFP_KERNEL)?;
+    while out.len() % 8 != 0 {
+        out.push(0, GFP_KERNEL)?;
+    }
+    Ok(())
+}
+
+fn head(core: &Core) -> Result<KBox<StatusHead>> {
+    let mut h = KBox::new(StatusHead::default(), GFP_KERNEL)?;
+    h.version = ABI_VERSION;
+    h.head_len = ::core::mem::size_of::<StatusHead>() as u32;
+    h.load_id = core.load_id;
+    for (flag, set) in [
+        (MODULE_SECRET, &core.has_secret),
+        (MODULE_SEALED, &core.sealed),
+        (MODULE_HOOKS, &core.hooks),
+        (MODULE_SYSCALLS, &core.syscalls),
+    ] {
+        if set.load(Ordering::Acquire) {
+            h.flags |= flag;
+        }
+    }
+    if core.syscalls.load(Ordering::Acquire) {
+        h.sysc_activate = core.params.sysc_activate;
+        h.sysc_deactivate = core.params.sysc_deactivate;
+    }
+    h.sessions_total = core.sessions_total.load(Ordering::Relaxed);
+    h.sessions_broken = core.sessions_broken.load(Ordering::Relaxed);
+    h.held_bios = core.held_bios.load(Ordering::Relaxed);
+    h.saved_bytes = core.saved_bytes.load(Ordering::Relaxed);
+    h.absorbed_bytes = core.absorbed_bytes.load(Ordering::Relaxed);
+    (h.memory_bytes, h.memory_peak_bytes, h.memory_limit_bytes) = core.budget.figures();
+    h.hold_timeout_ms = core.params.hold_timeout_ms;
+    h.min_free_bytes = core.params.min_free.unwrap_or(0);
+    h.chunk_size = core.params.chunk_size;
+    h.durability = core.params.durability as u32;
+    h.discard = core.params.discard as u32;
+    h.self_test = core.self_test.load(Ordering::Acquire);
+    for (out, n) in h.live.iter_mut().zip(live::counts()) {
+        *out = n as u64;
+    }
+    h.auth_failures = core.auth_failures.load(Ordering::Relaxed);
+    let store = core.store_path()?;
+    let bytes = store.to_bytes();
+    let n = bytes.len().min(h.store.len());
+    h.store[..n].copy_from_slice(&bytes[..n]);
+    h.store_len = n as u64;
+    Ok(h)
+}
+
+fn entry(volume: &Volume) -> (Entry, Option<Arc<Session>>) {
+    let (claims, session, last) = {
+        let life = volume.life.lock();
+        (life.claims, life.session.clone(), life.last)
+    };
+    let mut e = Entry {
+        len: ::core::mem::size_of::<Entry>() as u32,
+        name_len: volume.name.len() as u32,
+        claims,
+        durability: volume.durability as u32,
+        ..Entry::default()
+    };
+    if let Some(b) = &*volume.bound.lock() {
+        e.flags |= ENTRY_PRESENT;
+        (e.major, e.minor) = (b.major, b.minor);
+        (e.start, e.bytes) = (b.sectors.start, b.sectors.len() * 512);
+    }
+    for (flag, set) in [
+        (ENTRY_WRITTEN, volume.foreign.load(Ordering::Relaxed)),
+        (ENTRY_IMAGE, volume.image.is_some()),
+        (ENTRY_UNPROTECTED, volume.unprotected.load(Ordering::Relaxed)),
+        (ENTRY_REFUSED, volume.refused.load(Ordering::Relaxed) != 0),
+        (ENTRY_RESTORING, volume.restoring.load(Ordering::Relaxed)),
+        (ENTRY_RECORDING, session.is_some()),
+    ] {
+        if set {
+            e.flags |= flag;
+        }
+    }
+    let shown = session.as_ref().map(|s| Last::of(s)).or(last);
+    let of = shown.unwrap_or(NO_LAST);
+    e.session_id = of.id;
+    e.chain_seq = of.chain_seq;
+    e.start_ns = of.start_ns;
+    e.state = shown.map_or(0, |l| l.state as u32);
+    e.errno = if of.errno != 0 { of.errno } else { volume.refused.load(Ordering::Relaxed) };
+    e.broken_sector = of.broken_sector;
+    e.broken_ns = of.broken_ns;
+    if let Some(s) = &session {
+        {
+            let q = s.queue.lock();
+            e.held_bios = q.held;
+            e.holding = q.held - q.released;
+        }
+        e.gap_before = (*s.beginning.lock()).map_or(0, |b| b.gap_before as u32);
+        e.saved_chunks = s.saved_chunks.load(Ordering::Relaxed);
+        e.saved_bytes = s.saved_bytes.load(Ordering::Relaxed);
+        e.absorbed_bytes = s.absorbed_bytes.load(Ordering::Relaxed);
+        e.saved_set_bytes = s.set_bytes.load(Ordering::Relaxed);
+        e.dir_len = s.dir.lock().as_bytes().len() as u64;
+    }
+    (e, session)
+}
+
+fn status(request: &mut StatusRequest) -> Result {
+    let core = core();
+    let mut head = head(core)?;
+    let mut out = KVVec::new();
+    let registry = core.registry.lock();
+    head.registrations = registry.volumes.len() as u64;
+    head.sessions = core.sessions.lock().len() as u64;
+    out.extend_from_slice(abi_bytes(&*head), GFP_KERNEL)?;
+    for volume in registry.volumes.iter() {
+        let (e, session) = entry(volume);
+        out.extend_from_slice(abi_bytes(&e), GFP_KERNEL)?;
+        push_padded(&mut out, &volume.name)?;
+        if let Some(s) = session {
+            let dir = *s.dir.lock();
+            // As many bytes as the entry says, whatever came since.
+            let n = (e.dir_len as usize).min(dir.as_bytes().len());
+            push_padded(&mut out, &dir.as_bytes()[..n])?;
+        }
+    }
+    drop(registry);
+    request.needed = out.len() as u64;
+    if request.len >= request.needed {
+        let addr = usize::try_from(request.buf).map_err(|_| EFAULT)?;
+        UserSlice::new(UserPtr::from_addr(addr), out.len()).writer().write_slice(&out)?;
+    }
+    Ok(())
+}
+
+// --- The device -------------------------------------------------------------
+
+/// `/dev/bdsnap`. An open file has no state.
+pub(crate) struct ControlDevice;
+
+/// Reads the argument, lets `act` answer, writes it back.
+fn exchange<T: FromBytes + AsBytes + Copy>(
+    arg: usize,
+    version: impl FnOnce(&T) -> u32,
+    act: impl FnOnce(&mut T) -> Result,
+) -> Result<isize> {
+    let slice = UserSlice::new(UserPtr::from_addr(arg), ::core::mem::size_of::<T>());
+    let (mut reader, mut writer) = slice.reader_writer();
+    let mut value = reader.read::<T>()?;
+    if version(&value) != ABI_VERSION {
+        return Err(EINVAL);
+    }
+    act(&mut value)?;
+    writer.write(&value)?;
+    Ok(0)
+}
+
+fn wanted_durability(c: &Control) -> Result<Option<Durability>> {
+    match c.durability {
+        0 => Ok(None),
+        1 => Ok(Some(Durability::Strict)),
+        2 => Ok(Some(Durability::Async)),
+        _ => Err(EINVAL),
+    }
+}
+
+fn control(c: &mut Control, on: bool) -> Result {
+    let name = user_bytes(c.name, c.name_len, NAME_MAX)?;
+    let password = Password(user_bytes(c.password, c.password_len, PASSWORD_MAX)?);
+    let durability = wanted_durability(c)?;
+    if name.is_empty() || name.contains(&0) {
+        return Err(EINVAL);
+    }
+    auth::check(&password.0)?;
+    c.flags = if on { activate(&name, durability)? } else { deactivate(&name)? };
+    Ok(())
+}
+
+#[vtable]
+impl MiscDevice for ControlDevice {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        Ok(KBox::new(ControlDevice, GFP_KERNEL)?)
+    }
+
+    fn ioctl(_me: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+        if !sys::is_admin() {
+            return Err(EPERM);
+        }
+        match cmd {
+            IOC_ACTIVATE => exchange::<Control>(arg, |c| c.version, |c| control(c, true)),
+            IOC_DEACTIVATE => exchange::<Control>(arg, |c| c.version, |c| control(c, false)),
+            IOC_HAND_OVER => exchange::<HandOver>(arg, |h| h.version, hand_over),
+            IOC_SETTLE => exchange::<Simple>(arg, |s| s.version, |_| registry::settle()),
+            IOC_STATUS => exchange::<StatusRequest>(arg, |s| s.version, status),
+            IOC_RESTORE => exchange::<Restore>(arg, |r| r.version, restore),
+            _ => Err(ENOTTY),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where the kernel's paths meet ours.
+//!
+//! For each hook there is a decision, made inside the ftrace callback (no
+//! sleeping, no locks; an RCU read section around it), and a replacement that
+//! runs instead of the hooked function only where the decision said so, in
+//! the caller's context.
+
+use crate::core_state::core;
+use crate::live;
+use crate::params::SABOTAGE_NO_HOLD;
+use crate::registry;
+use crate::session::Session;
+use crate::sys::{self, bio, BioView, Disk, HeldBio, Hook};
+use ::core::ptr::null_mut;
+use ::core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use kernel::bindings;
+use kernel::ffi::{c_int, c_long, c_uint, c_void};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// Tasks inside replacements.
+static INSIDE: AtomicU64 = AtomicU64::new(0);
+
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        INSIDE.fetch_add(1, Ordering::AcqRel);
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The self-test's bio while one is under way.
+static TEST_BIO: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
+static TEST_HITS: AtomicU32 = AtomicU32::new(0);
+/// What the self-test claims with, so that its claims are known.
+static TEST_MARK: u8 = 0;
+
+fn test_mark() -> *mut c_void {
+    (&raw const TEST_MARK).cast_mut().cast()
+}
+
+// --- Bios -------------------------------------------------------------------
+
+/// Whether a bio that changes data may need work: it touches chunks of a
+/// recording session that are not saved. On the way takes note of writes to
+/// registered devices outside sessions.
+#[no_mangle]
+extern "C" fn bdsnap_bio_needs_work(bio: *mut bio) -> bool {
+    // SAFETY: The callback's argument: a bio on its way into submission.
+    let view = unsafe { BioView::new(bio) };
+    if view.bytes() == 0 {
+        return TEST_BIO.load(Ordering::Relaxed) == bio.cast();
+    }
+    // SAFETY: The callback is an RCU read section.
+    unsafe { registry::find_session(&view, |_| ()) }.is_some()
+}
+
+/// Instead of `submit_bio_noacct`.
+#[no_mangle]
+extern "C" fn bdsnap_submit(bio: *mut bio) {
+    let _inside = Inside::enter();
+    // SAFETY: The caller gives the bio away with this call.
+    let Some(bio) = (unsafe { HeldBio::new(bio) }) else { return };
+    if bio.view().bytes() == 0 {
+        // The self-test's; entering twice would mean that the call-through
+        // runs into the hook.
+        if TEST_HITS.fetch_add(1, Ordering::AcqRel) == 0 {
+            bio.submit();
+        } else {
+            bio.complete();
+        }
+        return;
+    }
+    send_on(bio);
+}
+
+/// Sends a bio on: to a session that must hold it (a first or, behind the one
+/// that has just let it go, another), or to its device.
+pub(crate) fn send_on(bio: HeldBio) {
+    let session: Option<Arc<Session>> = {
+        let _rcu = kernel::sync::rcu::read_lock();
+        // SAFETY: In an RCU read section.
+        unsafe { registry::find_session(&bio.view(), Clone::clone) }
+    };
+    match session {
+        Some(session) => session.park(bio),
+        None => bio.submit(),
+    }
+}
+
+// --- Claims -----------------------------------------------------------------
+
+/// Instead of `bdev_file_open_by_dev`, for callers that claim.
+#[no_mangle]
+extern "C" fn bdsnap_open(
+    dev: u32,
+    mode: u32,
+    holder: *mut c_void,
+    hops: *const c_void,
+) -> *mut bindings::file {
+    let _inside = Inside::enter();
+    if hops == test_mark().cast_const() {
+        TEST_HITS.fetch_add(1, Ordering::AcqRel);
+    }
+    // SAFETY: The caller's own arguments.
+    let file = unsafe { sys::orig_open(dev, mode, holder, hops) };
+    if kernel::error::from_err_ptr(file).is_ok() && !file.is_null() {
+        // SAFETY: The original has just opened it.
+        unsafe { crate::claim::opened(file, mode, holder) };
+    }
+    file
+}
+
+/// Whether a block device file may be one of a claim.
+#[no_mangle]
+extern "C" fn bdsnap_fput_needs_work(_file: *mut bindings::file) -> bool {
+    crate::claim::any()
+}
+
+/// Instead of `bdev_fput`.
+#[no_mangle]
+extern "C" fn bdsnap_fput(file: *mut bindings::file) {
+    let _inside = Inside::enter();
+    crate::claim::closing(file);
+    // SAFETY: The caller's own argument.
+    unsafe { sys::orig_fput(file) }
+}
+
+// --- System calls -----------------------------------------------------------
+
+/// Whether an unused system call's number is one of ours.
+#[no_mangle]
+extern "C" fn bdsnap_syscall_is_ours(nr: c_uint) -> bool {
+    let p = &core().params;
+    nr != 0 && (nr == p.sysc_activate || nr == p.sysc_deactivate)
+}
+
+/// Instead of `sys_ni_syscall`, for our numbers.
+#[no_mangle]
+extern "C" fn bdsnap_syscall(regs: *const bindings::pt_regs) -> c_long {
+    let _inside = Inside::enter();
+    // SAFETY: The registers with which the task entered the kernel.
+    let (nr, name, password) = unsafe { ((*regs).orig_ax as u32, (*regs).di, (*regs).si) };
+    let on = nr == core().params.sysc_activate;
+    match crate::control::system_call(on, name as usize, password as usize) {
+        Ok(()) => 0,
+        Err(e) => e.to_errno() as c_long,
+    }
+}
+
+// --- Installation -----------------------------------------------------------
+
+const CLAIM_AND_BIO: [Hook; 3] = [Hook::Submit, Hook::Open, Hook::Fput];
+
+/// Installs the hooks on bios and claims, all or none.
+pub(crate) fn install() -> Result {
+    if core().hooks.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    if core().params.sabotage & SABOTAGE_NO_HOLD != 0 {
+        // The tests' oracle must be able to fail.
+        return Ok(());
+    }
+    for (i, &hook) in CLAIM_AND_BIO.iter().enumerate() {
+        if let Err(e) = sys::hook_install(hook) {
+            pr_err!(
+                "hook {} cannot be had (errno {}): does a live patch or a tracer use it?\n",
+                i,
+                -e.to_errno()
+            );
+            CLAIM_AND_BIO[..i].iter().for_each(|&h| sys::hook_remove(h));
+            return Err(EBUSY);
+        }
+    }
+    core().hooks.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// Removes them. Nothing may be registered any more.
+pub(crate) fn remove() {
+    if core().hooks.swap(false, Ordering::AcqRel) {
+        CLAIM_AND_BIO.iter().for_each(|&h| sys::hook_remove(h));
+        leave();
+    }
+}
+
+/// Waits until nobody is in a replacement.
+fn leave() {
+    while INSIDE.load(Ordering::Acquire) != 0 {
+        let _ = sys::sleep_killable(1);
+    }
+    // Whoever has just counted itself out has a few instructions to go.
+    sys::synchronize_rcu_tasks();
+}
+
+/// The hook behind the system calls, from load to unload.
+pub(crate) struct SystemCalls(());
+
+impl SystemCalls {
+    /// If it cannot be had the control device serves alone.
+    pub(crate) fn new() -> Self {
+        let p = &core().params;
+        if p.sysc_activate != 0 || p.sysc_deactivate != 0 {
+            match sys::hook_install(Hook::Syscall) {
+                Ok(()) => core().syscalls.store(true, Ordering::Release),
+                Err(e) => pr_warn!("no system calls (errno {}), only ioctls\n", -e.to_errno()),
+            }
+        }
+        Self(())
+    }
+}
+
+impl Drop for SystemCalls {
+    fn drop(&mut self) {
+        sys::hook_remove(Hook::Syscall);
+        leave();
+    }
+}
+
+/// Proves that the hooks fire and that the call-throughs do not loop: a claim
+/// that must fail, and, where a device is there, an empty flush.
+pub(crate) fn self_test(disk: Option<&Disk>) -> Result {
+    if !core().hooks.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    TEST_HITS.store(0, Ordering::Release);
+    // SAFETY: Device 0:0 does not exist: the original fails without a look at
+    // the other arguments. The call is one like any other in the kernel: our
+    // own call-throughs are known by their addresses.
+    let file = unsafe {
+        bindings::bdev_file_open_by_dev(0, 1, test_mark(), test_mark().cast_const().cast())
+    };
+    if kernel::error::from_err_ptr(file).is_ok() || TEST_HITS.load(Ordering::Acquire) != 1 {
+        return Err(EIO);
+    }
+    if let Some(disk) = disk {
+        TEST_HITS.store(0, Ordering::Release);
+        // A drive without a cache, or one that cannot flush, is no failure.
+        let _ = disk.self_test(&TEST_BIO);
+        if TEST_HITS.load(Ordering::Acquire) != 1 {
+            return Err(EIO);
+        }
+    }
+    Ok(())
+}
+
+// --- Notifiers and watch ----------------------------------------------------
+
+/// Called regularly, and at once when a session breaks.
+#[no_mangle]
+extern "C" fn bdsnap_tick() {
+    let Ok(sessions) = core().running() else { return };
+    for session in sessions {
+        session.look();
+        if session.is_broken() && !session.told.swap(true, Ordering::AcqRel) {
+            crate::claim::tell_broken(&session);
+        }
+    }
+}
+
+/// Before a reboot or a power-off: what is in memory goes to the store.
+#[no_mangle]
+extern "C" fn bdsnap_on_reboot() -> c_int {
+    if let Ok(sessions) = core().running() {
+        for session in sessions {
+            session.kick_reader();
+            session.kick_writer();
+        }
+    }
+    0
+}
+
+/// Before hibernation: the image's content cannot be followed.
+#[no_mangle]
+extern "C" fn bdsnap_on_hibernate() -> c_int {
+    if let Ok(sessions) = core().running() {
+        for session in sessions {
+            session.break_with(ECANCELED, session.geo.on_disk().start);
+        }
+    }
+    0
+}
+
+/// Says in the log what is still alive; all must be zero.
+pub(crate) fn log_live() {
+    let l = live::counts();
+    pr_info!(
+        "unloaded; live objects: bios={} pages={} sessions={} files={} works={} volumes={} claims={} slices={}\n",
+        l[0], l[1], l[2], l[3], l[4], l[5], l[6], l[7]
+    );
+}

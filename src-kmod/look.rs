@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looks at names, by a worker, for a caller with a limit on its time.
+//!
+//! Walking a path may hang for ever (an automounter that waits for us, a dead
+//! server). Whoever is inside a claim must not: it asks here and goes on
+//! without an answer when that takes too long.
+
+use crate::core_state::core;
+use crate::live::{Kind, Token};
+use crate::sys::{self, Event};
+use ::core::sync::atomic::{AtomicU64, Ordering};
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::Arc;
+use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
+
+enum What {
+    /// All registered names.
+    Settle,
+    /// A file's modification time.
+    Mtime(CString),
+}
+
+#[pin_data]
+struct Look {
+    what: What,
+    answer: AtomicU64,
+    #[pin]
+    done: Event,
+    #[pin]
+    work: Work<Look>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Look { self.work }
+}
+
+impl WorkItem for Look {
+    type Pointer = Arc<Look>;
+
+    fn run(this: Arc<Look>) {
+        let _live = Token::new(Kind::Works);
+        match &this.what {
+            What::Settle => {
+                if let Err(e) = crate::registry::settle() {
+                    pr_warn!("looking up names: errno {}\n", -e.to_errno());
+                }
+            }
+            What::Mtime(path) => {
+                if let Ok(info) = sys::name_info(path, true, None) {
+                    this.answer.store(info.mtime_ns, Ordering::Relaxed);
+                }
+            }
+        }
+        this.done.happen();
+    }
+}
+
+fn ask(what: What, ms: u64) -> Result<u64> {
+    let look = Arc::pin_init(
+        pin_init!(Look {
+            what,
+            answer: AtomicU64::new(0),
+            done <- Event::new(),
+            work <- new_work!("bdsnap::look"),
+        }),
+        GFP_KERNEL,
+    )?;
+    let _ = core().queues.look.queue().enqueue(look.clone());
+    if look.done.wait(ms) {
+        Ok(look.answer.load(Ordering::Relaxed))
+    } else {
+        Err(ETIMEDOUT)
+    }
+}
+
+/// Looks all registered names up again.
+pub(crate) fn settle(ms: u64) {
+    if ask(What::Settle, ms).is_err() {
+        pr_warn!("looking up names takes long; a mount may go unprotected\n");
+    }
+}
+
+/// Modification time in ns since 1970; 0 if it cannot be told in time.
+pub(crate) fn mtime(path: &[u8], ms: u64) -> u64 {
+    let path = match ::core::str::from_utf8(path) {
+        Ok(p) => CString::try_from_fmt(fmt!("{}", p)),
+        // Such a path cannot be formatted here; it is then not compared.
+        Err(_) => return 0,
+    };
+    path.map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))
+}

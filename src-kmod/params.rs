@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's parameters, checked and with their defaults worked out.
+
+use crate::module_parameters as raw;
+use crate::pure::format::{chunk_size_is_valid, Durability};
+use crate::sys;
+use kernel::prelude::*;
+
+/// What becomes of a discard of chunks that are not saved.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Discard {
+    /// It is completed without reaching the device.
+    Absorb = 0,
+    /// The chunks are saved first.
+    Copy = 1,
+    /// It is passed, and the session is tainted.
+    Pass = 2,
+}
+
+/// The parameters.
+pub(crate) struct Params {
+    /// Smallest chunk, in bytes.
+    pub(crate) chunk_size: u32,
+    /// Default durability.
+    pub(crate) durability: Durability,
+    /// See [`Discard`].
+    pub(crate) discard: Discard,
+    /// Longest that a bio may be held.
+    pub(crate) hold_timeout_ms: u64,
+    /// Bound on memory for pre-images, in bytes.
+    pub(crate) mem_limit: u64,
+    /// Free bytes below which sessions break; `None`: 5 %, at most 1 GiB.
+    pub(crate) min_free: Option<u64>,
+    /// System call numbers; 0: none.
+    pub(crate) sysc_activate: u32,
+    /// See `sysc_activate`.
+    pub(crate) sysc_deactivate: u32,
+    /// For tests: sessions are not armed, or records are dropped.
+    pub(crate) sabotage: u32,
+}
+
+/// For tests: claims are seen but writes are not held.
+pub(crate) const SABOTAGE_NO_HOLD: u32 = 1;
+/// For tests: the first record of each session is not written.
+pub(crate) const SABOTAGE_DROP_RECORD: u32 = 2;
+
+/// System calls may only have numbers that no kernel has used for decades, or
+/// that are set aside as never to be assigned.
+fn number_is_free(nr: u32) -> bool {
+    matches!(nr, 0 | 156 | 174 | 177 | 178 | 180..=185 | 387..=423)
+}
+
+fn bad<T>(name: &str, value: u64) -> Result<T> {
+    pr_err!("parameter {} cannot be {}\n", name, value);
+    Err(EINVAL)
+}
+
+impl Params {
+    /// Reads and checks them.
+    pub(crate) fn read() -> Result<Self> {
+        let chunk_size = *raw::chunk_size.value_ref();
+        if !chunk_size_is_valid(chunk_size) {
+            return bad("chunk_size", chunk_size.into());
+        }
+        let durability = match *raw::durability.value_ref() {
+            1 => Durability::Strict,
+            2 => Durability::Async,
+            v => return bad("durability", v.into()),
+        };
+        let discard = match *raw::discard.value_ref() {
+            0 => Discard::Absorb,
+            1 => Discard::Copy,
+            2 => Discard::Pass,
+            v => return bad("discard", v.into()),
+        };
+        let hold_timeout_ms: u64 = (*raw::hold_timeout_ms.value_ref()).into();
+        if !(100..=3_600_000).contains(&hold_timeout_ms) {
+            return bad("hold_timeout_ms", hold_timeout_ms);
+        }
+        let mib: u64 = (*raw::mem_limit_mib.value_ref()).into();
+        let mem_limit = match mib {
+            0 => (64 << 20).min(sys::total_ram() / 16).max(2 << 20),
+            1..=65_536 => mib << 20,
+            _ => return bad("mem_limit_mib", mib),
+        };
+        let min_free = match *raw::min_free_mib.value_ref() {
+            u32::MAX => None,
+            v => Some(u64::from(v) << 20),
+        };
+        let (sysc_activate, sysc_deactivate) =
+            (*raw::sysc_activate.value_ref(), *raw::sysc_deactivate.value_ref());
+        if !number_is_free(sysc_activate) {
+            return bad("sysc_activate", sysc_activate.into());
+        }
+        if !number_is_free(sysc_deactivate)
+            || (sysc_deactivate == sysc_activate && sysc_activate != 0)
+        {
+            return bad("sysc_deactivate", sysc_deactivate.into());
+        }
+        let sabotage = *raw::sabotage.value_ref();
+        if sabotage != 0 {
+            pr_warn!("sabotage={}: for tests only, nothing is protected\n", sabotage);
+        }
+        Ok(Self {
+            chunk_size,
+            durability,
+            discard,
+            hold_timeout_ms,
+            mem_limit,
+            min_free,
+            sysc_activate,
+            sysc_deactivate,
+            sabotage,
+        })
+    }
+}

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `meta.json`: a session's description for people and scripts.
+//!
+//! The first keys are those of the original module's file. The truth is
+//! `blocks.map`; whoever restores reads that.
+
+use super::format::{Header, Id, Status, DEV_IMAGE, DEV_PARTITION, RAW_IN_FLIGHT};
+use super::name::{hex, ShortString, Utc};
+use core::fmt::{Result, Write};
+
+/// Writes the document. `fs_type` is what [`fs_guess`] saw at the start;
+/// `saved_bytes` are the pre-images saved so far.
+pub fn write_json(
+    out: &mut impl Write,
+    header: &Header,
+    status: &Status,
+    fs_type: &str,
+    saved_bytes: u64,
+) -> Result {
+    let mut obj = Object::begin(out)?;
+    obj.bytes("device", header.name())?;
+    obj.number("timestamp", header.start_ns)?;
+    obj.number("block_size", header.chunk_size.into())?;
+    obj.bytes("fs_type", fs_type.as_bytes())?;
+    obj.number("total_blocks_saved", saved_bytes.div_ceil(u64::from(header.chunk_size).max(1)))?;
+    obj.bytes("snapshot_type", b"COW")?;
+    obj.number("schema_version", 1)?;
+    obj.id("session_id", &header.session_id)?;
+    obj.id("store_id", &header.store_id)?;
+    obj.id("prev_session_id", &header.prev_session_id)?;
+    obj.id("group_id", &header.group_id)?;
+    obj.id("boot_id", &header.boot_id)?;
+    obj.id("load_id", &header.load_id)?;
+    obj.bytes("kind", header.kind.as_str().as_bytes())?;
+    obj.bytes("durability", header.durability.as_str().as_bytes())?;
+    obj.bytes("gap_before", header.gap_before.as_str().as_bytes())?;
+    obj.number("chain_seq", header.chain_seq)?;
+    obj.time("start", header.start_ns)?;
+    obj.number("device_bytes", header.device_bytes)?;
+    obj.number("logical_block_size", header.logical_block_size.into())?;
+    obj.number("dev_major", header.dev_major.into())?;
+    obj.number("dev_minor", header.dev_minor.into())?;
+    obj.number("part_start", header.part_start)?;
+    obj.number("loop_offset", header.loop_offset)?;
+    obj.number("loop_sizelimit", header.loop_sizelimit)?;
+    obj.boolean("image", header.dev_flags & DEV_IMAGE != 0)?;
+    obj.boolean("partition", header.dev_flags & DEV_PARTITION != 0)?;
+    obj.boolean("raw_writes_in_flight", header.dev_flags & RAW_IN_FLIGHT != 0)?;
+    obj.bytes("state", status.state.as_str().as_bytes())?;
+    if status.end_ns != 0 {
+        obj.time("end", status.end_ns)?;
+    }
+    obj.number("saved_bytes", saved_bytes)?;
+    obj.number("records", status.records)?;
+    obj.number("stored_bytes", status.dat_bytes)?;
+    obj.number("absorbed_bytes", status.absorbed_bytes)?;
+    obj.number("held_bios", status.held_bios)?;
+    if status.errno != 0 {
+        obj.number("errno", status.errno.into())?;
+        obj.number("broken_sector", status.broken_sector)?;
+        obj.time("broken", status.broken_ns)?;
+    }
+    obj.end()
+}
+
+/// A JSON object, one member a line.
+struct Object<'a, W> {
+    out: &'a mut W,
+    first: bool,
+}
+
+impl<'a, W: Write> Object<'a, W> {
+    fn begin(out: &'a mut W) -> core::result::Result<Self, core::fmt::Error> {
+        out.write_str("{")?;
+        Ok(Self { out, first: true })
+    }
+
+    fn key(&mut self, key: &str) -> Result {
+        let comma = if self.first { "" } else { "," };
+        self.first = false;
+        write!(self.out, "{comma}\n  \"{key}\": ")
+    }
+
+    fn number(&mut self, key: &str, value: u64) -> Result {
+        self.key(key)?;
+        write!(self.out, "{value}")
+    }
+
+    fn boolean(&mut self, key: &str, value: bool) -> Result {
+        self.key(key)?;
+        self.out.write_str(if value { "true" } else { "false" })
+    }
+
+    fn id(&mut self, key: &str, id: &Id) -> Result {
+        self.bytes(key, &hex(id))
+    }
+
+    /// As RFC 3339 in UTC, with seconds.
+    fn time(&mut self, key: &str, ns: u64) -> Result {
+        let t = Utc::from_unix(ns / 1_000_000_000);
+        let mut s = ShortString::<40>::new();
+        write!(
+            s,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",
+            t.year, t.month, t.day, t.hour, t.minute, t.second
+        )?;
+        self.bytes(key, s.as_bytes())
+    }
+
+    /// A string; bytes that are no UTF-8 become U+FFFD.
+    fn bytes(&mut self, key: &str, mut value: &[u8]) -> Result {
+        self.key(key)?;
+        self.out.write_str("\"")?;
+        while !value.is_empty() {
+            let (good, skip) = match core::str::from_utf8(value) {
+                Ok(all) => (all, 0),
+                Err(e) => {
+                    // The bytes up to there are checked: this cannot fail.
+                    let good = core::str::from_utf8(&value[..e.valid_up_to()]).unwrap_or("");
+                    let rest = value.len() - e.valid_up_to();
+                    (good, e.error_len().unwrap_or(rest))
+                }
+            };
+            for c in good.chars() {
+                match c {
+                    '"' => self.out.write_str("\\\"")?,
+                    '\\' => self.out.write_str("\\\\")?,
+                    c if c < ' ' || c == '\u{7f}' => write!(self.out, "\\u{:04x}", c as u32)?,
+                    c => self.out.write_char(c)?,
+                }
+            }
+            if skip > 0 {
+                self.out.write_str("\\ufffd")?;
+            }
+            value = &value[good.len() + skip..];
+        }
+        self.out.write_str("\"")
+    }
+
+    fn end(self) -> Result {
+        self.out.write_str("\n}\n")
+    }
+}
+
+/// A filesystem's name from a device's first bytes, by its magic; "" if none
+/// is known. Only for display: nothing depends on it.
+pub fn fs_guess(head: &[u8]) -> &'static str {
+    let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|h| h.starts_with(magic));
+    // (offset, magic, name); vfat's are weak, so they come last.
+    const KNOWN: [(usize, &[u8], &str); 12] = [
+        (0, b"XFSB", "xfs"),
+        (65_600, b"_BHRfS_M", "btrfs"),
+        (1024, b"\x10\x20\xf5\xf2", "f2fs"),
+        (3, b"EXFAT   ", "exfat"),
+        (3, b"NTFS    ", "ntfs"),
+        (1030, b"\x34\x34", "nilfs2"),
+        (0, b"hsqs", "squashfs"),
+        (1024, b"\xe2\xe1\xf5\xe0", "erofs"),
+        (32_769, b"NSR0", "udf"),
+        (54, b"FAT1", "vfat"),
+        (82, b"FAT32", "vfat"),
+        (1040, b"\x8f\x13", "minix"),
+    ];
+    if at(1080, b"\x53\xef") {
+        // ext2, 3 and 4 differ in features: a journal, extents.
+        let le32 = |o: usize| {
+            head.get(o..o + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        };
+        return match (le32(1024 + 0x5c) & 4 != 0, le32(1024 + 0x60) & 0x2c0 != 0) {
+            (_, true) => "ext4",
+            (true, false) => "ext3",
+            (false, false) => "ext2",
+        };
+    }
+    KNOWN.iter().find(|(offset, magic, _)| at(*offset, magic)).map_or("", |k| k.2)
+}
+
+/// Picks up to `N` items spread evenly over a sequence of unknown length: it
+/// keeps each `stride`-th and, when full, every other one of those.
+#[derive(Debug, Clone)]
+pub struct Sampler<T: Copy, const N: usize> {
+    kept: [Option<T>; N],
+    count: usize,
+    seen: u64,
+    stride: u64,
+}
+
+impl<T: Copy, const N: usize> Sampler<T, N> {
+    /// Nothing seen.
+    pub const fn new() -> Self {
+        Self { kept: [None; N], count: 0, seen: 0, stride: 1 }
+    }
+
+    /// The next item of the sequence.
+    pub fn offer(&mut self, item: T) {
+        let turn = self.seen % self.stride == 0;
+        self.seen += 1;
+        if !turn {
+            return;
+        }
+        if self.count == N {
+            for i in 0..N / 2 {
+                self.kept[i] = self.kept[2 * i];
+            }
+            self.count = N / 2;
+            self.stride *= 2;
+            if (self.seen - 1) % self.stride != 0 {
+                return;
+            }
+        }
+        self.kept[self.count] = Some(item);
+        self.count += 1;
+    }
+
+    /// What was kept, in the sequence's order.
+    pub fn kept(&self) -> impl Iterator<Item = T> + '_ {
+        self.kept[..self.count].iter().flatten().copied()
+    }
+}
+
+impl<T: Copy, const N: usize> Default for Sampler<T, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::State;
+
+    #[test]
+    fn document() {
+        let mut h = Header::new();
+        h.set_name(b"/srv/a\"b\\c\n\xff\xfe.img");
+        h.start_ns = 1_795_219_199_000_000_000;
+        let mut s = Status::recording([1; 16]);
+        s.state = State::Broken;
+        s.errno = 28;
+        let mut out = String::new();
+        write_json(&mut out, &h, &s, "ext4", 8192).unwrap();
+        assert!(out.starts_with("{\n  \"device\": \"/srv/a\\\"b\\\\c\\u000a\\ufffd\\ufffd.img\",\n"));
+        assert!(out.contains("\"total_blocks_saved\": 2,"));
+        assert!(out.contains("\"start\": \"2026-11-20T23:59:59Z\""));
+        assert!(out.contains("\"errno\": 28,"));
+        assert!(out.ends_with("\"\n}\n"));
+    }
+
+    #[test]
+    fn guesses() {
+        let mut head = vec![0u8; 131_072];
+        assert_eq!(fs_guess(&head), "");
+        assert_eq!(fs_guess(&[]), "");
+        head[1080..1082].copy_from_slice(b"\x53\xef");
+        assert_eq!(fs_guess(&head), "ext2");
+        head[1024 + 0x60] = 0x40;
+        assert_eq!(fs_guess(&head), "ext4");
+        head[..4].copy_from_slice(b"XFSB");
+        head[1080] = 0;
+        assert_eq!(fs_guess(&head), "xfs");
+    }
+
+    #[test]
+    fn samples_are_spread() {
+        let mut s = Sampler::<u64, 8>::new();
+        for i in 0..1000 {
+            s.offer(i);
+        }
+        let kept: Vec<u64> = s.kept().collect();
+        assert!(kept.len() >= 4 && kept[0] == 0, "{kept:?}");
+        let step = kept[1] - kept[0];
+        assert!(kept.windows(2).all(|w| w[1] - w[0] == step));
+        assert!(1000 - kept.last().unwrap() <= step);
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Lets held bios go, in the order in which they were held.
+
+use crate::params::Discard;
+use crate::pure::format::Durability;
+use crate::pure::plan::Chunks;
+use crate::session::{Queue, Session, READ};
+use crate::live::{Kind, Token};
+use crate::sys::{self, HeldBio, NoIo};
+use ::core::sync::atomic::Ordering;
+use kernel::sync::Arc;
+use kernel::workqueue::WorkItem;
+
+impl WorkItem<3> for Session {
+    type Pointer = Arc<Session>;
+
+    fn run(this: Arc<Session>) {
+        let _live = Token::new(Kind::Works);
+        let _noio = NoIo::enter();
+        if this.durability == Durability::Async {
+            advance_buffered(&this);
+            this.kick_writer();
+        }
+        loop {
+            let mut q = this.queue.lock();
+            let Some(bio) = q.ready.pop() else { break };
+            this.uncount(&mut q, &bio);
+            drop(q);
+            this.unthrottle();
+            finish(&this, bio);
+        }
+    }
+}
+
+/// In `async`, what is in memory is safe: from the oldest slice on, up to the
+/// first whose read is still under way.
+fn advance_buffered(this: &Arc<Session>) {
+    let mut q = this.queue.lock();
+    if this.is_broken() {
+        return;
+    }
+    let Queue { ring, ready, .. } = &mut *q;
+    let mut i = ring.buffered;
+    while let Some(p) = ring.get(i) {
+        if p.slice.state.load(Ordering::Acquire) != READ {
+            break;
+        }
+        this.saved().insert(p.slice.run.start, p.slice.run.end);
+        ready.append(&mut p.waiters);
+        i += 1;
+    }
+    ring.buffered = i;
+}
+
+fn finish(this: &Arc<Session>, bio: HeldBio) {
+    if bio.view().op() == sys::OP_DISCARD && !this.is_broken() {
+        match this.discard {
+            Discard::Absorb => return absorb(this, bio),
+            Discard::Pass => this.tainted.store(true, Ordering::Relaxed),
+            Discard::Copy => {}
+        }
+    }
+    crate::hook::send_on(bio);
+}
+
+/// Passes a discard's saved parts and completes the others as if done: the
+/// device keeps their content, which is their pre-image.
+fn absorb(this: &Arc<Session>, mut bio: HeldBio) {
+    loop {
+        let Some(all) = bio.view().sectors() else { break };
+        let dev = this.geo.on_disk();
+        let Some(Chunks { start, end }) = this.geo.touched(&all) else { break };
+        if all.start < dev.start {
+            // Begins before the registered device: that part is not ours.
+            let Some(front) = front_part(&mut bio, dev.start - all.start) else {
+                return complete(this, bio);
+            };
+            crate::hook::send_on(front);
+            continue;
+        }
+        let saved = this.saved().contains(start);
+        let next = this.saved().first(start, end, !saved).unwrap_or(end);
+        let stop = this.geo.sectors_of(&Chunks { start, end: next }).end;
+        if stop >= all.end {
+            return if saved { crate::hook::send_on(bio) } else { complete(this, bio) };
+        }
+        let Some(front) = front_part(&mut bio, stop - all.start) else {
+            // Not to discard is always right.
+            return complete(this, bio);
+        };
+        if saved {
+            crate::hook::send_on(front);
+        } else {
+            complete(this, front);
+        }
+    }
+    crate::hook::send_on(bio);
+}
+
+fn front_part(bio: &mut HeldBio, sectors: u64) -> Option<HeldBio> {
+    bio.split(u32::try_from(sectors).ok()?)
+}
+
+fn complete(this: &Arc<Session>, bio: HeldBio) {
+    let bytes = bio.view().bytes().into();
+    this.absorbed_bytes.fetch_add(bytes, Ordering::Relaxed);
+    bio.complete();
+}

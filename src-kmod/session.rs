@@ -1,0 +1,596 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A session: what is kept between a device's first claim and its last
+//! release, and the queues that a held bio passes through.
+//!
+//! ```text
+//! hook ──park──▶ incoming ──reader──▶ ring of slices ──writer──▶ store
+//!                                        │ waiters       │
+//!                                        └──▶ ready ◀────┘
+//!                                               └──releaser──▶ device
+//! ```
+//!
+//! Three work items, each in a queue of its own: the *reader* submits reads to
+//! the origin, the *writer* writes to the store and never submits to an
+//! origin, the *releaser* submits held bios. No one of them ever waits for a
+//! thing that another of the same queue does; else a loop device on a tracked
+//! filesystem would lock up.
+//!
+//! The reader is the only one that adds slices, and the writer retires them in
+//! the same order. So a bio need not know which slices it waits for: it hangs
+//! on the youngest at the time, and when that one is retired all its own are.
+//!
+//! Locks, in this order: `Session::files` (writer only), `Budget::used`,
+//! `Session::queue`. Breaking a session takes the last two and allocates
+//! nothing.
+
+use crate::core_state::core;
+use crate::live::{self, Kind, Token};
+use crate::params::Discard;
+use crate::pure::deadline::Watch;
+use crate::pure::format::{Durability, Gap, Id, Sample, State, SAMPLES_MAX};
+use crate::pure::meta::Sampler;
+use crate::pure::name::{ShortString, SESSION_MAX};
+use crate::pure::plan::{Chunks, Geometry};
+use crate::pure::saved_set::{slots_for, Leaf, SavedSet, Slot};
+use crate::store::Files;
+use crate::sys::{self, BioList, Disk, Event, HeldBio, ModuleRef, Page};
+use ::core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use kernel::prelude::*;
+use kernel::sync::{new_condvar, new_mutex, new_spinlock, Arc, CondVar, Mutex, SpinLock};
+use kernel::workqueue::{impl_has_work, new_work, Work};
+
+/// Most slices on their way at a time.
+pub(crate) const RING: usize = 2048;
+
+/// A slice's read is under way.
+pub(crate) const READING: u32 = 0;
+/// Its pre-images are in memory.
+pub(crate) const READ: u32 = 1;
+// Anything larger: it failed, the errno plus `READ`.
+
+/// A run of chunks on its way from the origin to the store.
+pub(crate) struct Slice {
+    /// Its session, which outlives it: see `Session::reads`.
+    pub(crate) session: *const Session,
+    /// The chunks.
+    pub(crate) run: Chunks,
+    /// Their bytes (the device's last chunk may be short).
+    pub(crate) bytes: u32,
+    /// Their content, once `state` is [`READ`].
+    pub(crate) pages: KVec<Page>,
+    /// [`READING`], [`READ`] or a failure.
+    pub(crate) state: AtomicU32,
+    pub(crate) _live: Token,
+}
+
+// SAFETY: The session's address is only used while the session lives, and all
+// of the session may be shared.
+unsafe impl Send for Slice {}
+// SAFETY: As above.
+unsafe impl Sync for Slice {}
+
+/// A slice in the ring, and the bios that wait for it and all before it.
+pub(crate) struct Pending {
+    pub(crate) slice: KBox<Slice>,
+    pub(crate) waiters: BioList,
+}
+
+/// Slices in the order in which they were made.
+///
+/// # Invariants
+///
+/// The places from `head`, `len` of them, cyclically, are `Some`, the others
+/// `None`. `buffered <= len`: so many from `head` are known to be in memory.
+pub(crate) struct Ring {
+    places: KVVec<Option<Pending>>,
+    head: usize,
+    len: usize,
+    pub(crate) buffered: usize,
+}
+
+impl Ring {
+    fn new() -> Result<Self> {
+        let mut places = KVVec::with_capacity(RING, GFP_KERNEL)?;
+        for _ in 0..RING {
+            places.push(None, GFP_KERNEL)?;
+        }
+        Ok(Self { places, head: 0, len: 0, buffered: 0 })
+    }
+
+    /// Number of slices.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The `i`-th oldest.
+    pub(crate) fn get(&mut self, i: usize) -> Option<&mut Pending> {
+        if i >= self.len {
+            return None;
+        }
+        self.places[(self.head + i) % RING].as_mut()
+    }
+
+    /// The youngest.
+    pub(crate) fn last(&mut self) -> Option<&mut Pending> {
+        self.get(self.len.checked_sub(1)?)
+    }
+
+    /// Adds one; hands it back when full.
+    pub(crate) fn push(&mut self, slice: KBox<Slice>) -> Result<(), KBox<Slice>> {
+        if self.len == RING {
+            return Err(slice);
+        }
+        let at = (self.head + self.len) % RING;
+        self.places[at] = Some(Pending { slice, waiters: BioList::new() });
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Takes the oldest.
+    pub(crate) fn pop(&mut self) -> Option<Pending> {
+        let p = self.places[self.head].take()?;
+        self.head = (self.head + 1) % RING;
+        self.len -= 1;
+        self.buffered = self.buffered.saturating_sub(1);
+        Some(p)
+    }
+}
+
+/// What the queue's lock protects.
+pub(crate) struct Queue {
+    /// Held bios that the reader has not seen.
+    pub(crate) incoming: BioList,
+    /// The one that the reader is at; whoever breaks the session takes it.
+    pub(crate) current: Option<HeldBio>,
+    /// Slices and their waiters.
+    pub(crate) ring: Ring,
+    /// Bios to be let go.
+    pub(crate) ready: BioList,
+    /// Bios held since the start.
+    pub(crate) held: u64,
+    /// Of them, let go.
+    pub(crate) released: u64,
+    /// Bytes of the held ones.
+    pub(crate) held_bytes: u64,
+    /// Nothing is held any more: bios that come late go straight on.
+    pub(crate) gone: bool,
+    /// Chunks whose content is compared at the next session's start.
+    pub(crate) sampler: Sampler<u64, SAMPLES_MAX>,
+    watch: Watch,
+}
+
+/// What is known only at the end, for the next session's gap check.
+pub(crate) struct Ending {
+    /// Hash of the device's first bytes.
+    pub(crate) head_sha256: [u8; 32],
+    /// Samples of saved chunks as they are now.
+    pub(crate) samples: KVec<Sample>,
+    /// Modification time of an image.
+    pub(crate) image_mtime_ns: u64,
+}
+
+/// What is known at the start and goes into the header.
+#[derive(Clone, Copy)]
+pub(crate) struct Beginning {
+    pub(crate) prev_session_id: Id,
+    pub(crate) group_id: Id,
+    pub(crate) gap_before: Gap,
+    pub(crate) dev_flags: u8,
+    pub(crate) head_sha256: [u8; 32],
+    pub(crate) fs_type: &'static str,
+    pub(crate) loop_offset: u64,
+    pub(crate) loop_sizelimit: u64,
+    pub(crate) dev_major: u32,
+    pub(crate) dev_minor: u32,
+    pub(crate) logical_block_size: u32,
+}
+
+/// The memory of a saved-set.
+struct Slots(KVVec<Slot>);
+
+impl Slots {
+    fn new(chunks: u64) -> Result<Self> {
+        let n = slots_for(chunks).ok_or(EFBIG)?;
+        let mut v = KVVec::with_capacity(n, GFP_KERNEL)?;
+        for _ in 0..n {
+            v.push(Slot::default(), GFP_KERNEL)?;
+        }
+        Ok(Self(v))
+    }
+
+    fn set(&self) -> SavedSet<'_> {
+        // SAFETY: Leaves are only put in by `add_leaves`, and freed only when
+        // `self` is dropped.
+        unsafe { SavedSet::new(&self.0) }
+    }
+
+    /// Makes sure that the chunks from `start` to before `end` have leaves;
+    /// returns the bytes that it took.
+    fn add_leaves(&self, start: u64, end: u64) -> Result<u64> {
+        use crate::pure::saved_set::LEAF_CHUNKS;
+        let mut bytes = 0;
+        for leaf in start / LEAF_CHUNKS..end.div_ceil(LEAF_CHUNKS) {
+            let chunk = leaf * LEAF_CHUNKS;
+            if self.set().needs_leaf(chunk) {
+                let mut new = KBox::<Leaf>::new_uninit(GFP_KERNEL | __GFP_NOWARN)?;
+                // SAFETY: All zeros is an empty leaf.
+                let new = unsafe {
+                    ::core::ptr::write_bytes(new.as_mut_ptr(), 0, 1);
+                    KBox::into_raw(new.assume_init())
+                };
+                match self.set().install(chunk, new) {
+                    Ok(()) => bytes += ::core::mem::size_of::<Leaf>() as u64,
+                    // SAFETY: Handed back, so still ours alone.
+                    Err(new) => drop(unsafe { KBox::from_raw(new) }),
+                }
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        for slot in self.0.iter_mut() {
+            let leaf = *slot.get_mut();
+            if !leaf.is_null() {
+                // SAFETY: Made by `KBox::into_raw` in `add_leaves`, freed once.
+                drop(unsafe { KBox::from_raw(leaf) });
+            }
+        }
+    }
+}
+
+/// A session.
+///
+/// # Invariants
+///
+/// * A bit of `saved` is set only when the chunk's pre-image is in the store
+///   (strict) or in memory (async), and never in a broken session's chunks
+///   that are not.
+/// * Chunks in `claimed` have, or had, a slice. Only the reader changes it.
+/// * `broken` goes from 0 to an errno once and stays.
+#[pin_data]
+pub(crate) struct Session {
+    /// Its identity.
+    pub(crate) id: Id,
+    /// The device's registered name.
+    pub(crate) name: KVec<u8>,
+    /// Where the device is, in chunks.
+    pub(crate) geo: Geometry,
+    /// The disk that it is on.
+    pub(crate) disk: Disk,
+    /// When writes are let go.
+    pub(crate) durability: Durability,
+    /// What becomes of discards.
+    pub(crate) discard: Discard,
+    /// Start, ns since 1970 and since boot.
+    pub(crate) start_ns: u64,
+    pub(crate) start_boot_ns: u64,
+
+    saved: Slots,
+    claimed: Slots,
+
+    broken: AtomicU32,
+    pub(crate) broken_sector: AtomicU64,
+    pub(crate) broken_ns: AtomicU64,
+    pub(crate) told: AtomicBool,
+    /// Discards passed on unsaved: the image is not exact.
+    pub(crate) tainted: AtomicBool,
+
+    #[pin]
+    pub(crate) queue: SpinLock<Queue>,
+    ring_len: AtomicU32,
+    /// Submitters wait here for their turn.
+    #[pin]
+    throttled: CondVar,
+    /// Bytes in memory; changed under the budget's lock.
+    pub(crate) in_memory: AtomicU64,
+    /// Reads whose end has not been told, or whose teller may still look at
+    /// this session. It is not dropped before this is zero.
+    pub(crate) reads: AtomicU32,
+
+    /// Set before the session is armed.
+    #[pin]
+    pub(crate) beginning: Mutex<Option<Beginning>>,
+    #[pin]
+    pub(crate) ending: Mutex<Option<Ending>>,
+    /// The writer's own.
+    #[pin]
+    pub(crate) files: Mutex<Files>,
+    #[pin]
+    pub(crate) dir: Mutex<ShortString<SESSION_MAX>>,
+    pub(crate) chain_seq: AtomicU64,
+
+    /// The store has been looked at.
+    #[pin]
+    pub(crate) opened: Event,
+    /// Nothing is held and nothing more will be.
+    #[pin]
+    pub(crate) quiet: Event,
+    /// The end is written.
+    #[pin]
+    pub(crate) closed: Event,
+    pub(crate) closing: AtomicBool,
+    pub(crate) finished: AtomicBool,
+
+    pub(crate) saved_chunks: AtomicU64,
+    pub(crate) saved_bytes: AtomicU64,
+    pub(crate) absorbed_bytes: AtomicU64,
+    pub(crate) set_bytes: AtomicU64,
+
+    #[pin]
+    pub(crate) read_work: Work<Session, 1>,
+    #[pin]
+    pub(crate) write_work: Work<Session, 2>,
+    #[pin]
+    pub(crate) release_work: Work<Session, 3>,
+
+    _live: Token,
+    // Last: when it is dropped the module may go.
+    _module: ModuleRef,
+}
+
+impl_has_work! {
+    impl HasWork<Self, 1> for Session { self.read_work }
+    impl HasWork<Self, 2> for Session { self.write_work }
+    impl HasWork<Self, 3> for Session { self.release_work }
+}
+
+impl Session {
+    /// A session that holds nothing yet.
+    pub(crate) fn new(
+        name: &[u8],
+        disk: Disk,
+        geo: Geometry,
+        durability: Durability,
+        module: ModuleRef,
+    ) -> Result<Arc<Self>> {
+        let saved = Slots::new(geo.chunks())?;
+        let claimed = Slots::new(geo.chunks())?;
+        let set_bytes = 2 * 8 * slots_for(geo.chunks()).unwrap_or(0) as u64;
+        let mut own_name = KVec::new();
+        own_name.extend_from_slice(name, GFP_KERNEL)?;
+        let ring = Ring::new()?;
+        let files = Files::new()?;
+        Arc::pin_init(
+            pin_init!(Self {
+                id: sys::random_id(),
+                name: own_name,
+                geo,
+                disk,
+                durability,
+                discard: core().params.discard,
+                start_ns: sys::now_real_ns(),
+                start_boot_ns: sys::now_boot_ns(),
+                saved,
+                claimed,
+                broken: AtomicU32::new(0),
+                broken_sector: AtomicU64::new(0),
+                broken_ns: AtomicU64::new(0),
+                told: AtomicBool::new(false),
+                tainted: AtomicBool::new(false),
+                queue <- new_spinlock!(Queue {
+                    incoming: BioList::new(),
+                    current: None,
+                    ring,
+                    ready: BioList::new(),
+                    held: 0,
+                    released: 0,
+                    held_bytes: 0,
+                    gone: false,
+                    sampler: Sampler::new(),
+                    watch: Watch::new(),
+                }, "bdsnap::Session::queue"),
+                ring_len: AtomicU32::new(0),
+                throttled <- new_condvar!("bdsnap::Session::throttled"),
+                in_memory: AtomicU64::new(0),
+                reads: AtomicU32::new(0),
+                beginning <- new_mutex!(None, "bdsnap::Session::beginning"),
+                ending <- new_mutex!(None, "bdsnap::Session::ending"),
+                files <- new_mutex!(files, "bdsnap::Session::files"),
+                dir <- new_mutex!(ShortString::new(), "bdsnap::Session::dir"),
+                chain_seq: AtomicU64::new(0),
+                opened <- Event::new(),
+                quiet <- Event::new(),
+                closed <- Event::new(),
+                closing: AtomicBool::new(false),
+                finished: AtomicBool::new(false),
+                saved_chunks: AtomicU64::new(0),
+                saved_bytes: AtomicU64::new(0),
+                absorbed_bytes: AtomicU64::new(0),
+                set_bytes: AtomicU64::new(set_bytes),
+                read_work <- new_work!("bdsnap::read"),
+                write_work <- new_work!("bdsnap::write"),
+                release_work <- new_work!("bdsnap::release"),
+                _live: Token::new(Kind::Sessions),
+                _module: module,
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Chunks whose first write may pass.
+    pub(crate) fn saved(&self) -> SavedSet<'_> {
+        self.saved.set()
+    }
+
+    /// Chunks that have a slice.
+    pub(crate) fn claimed(&self) -> SavedSet<'_> {
+        self.claimed.set()
+    }
+
+    /// Makes room in both sets.
+    pub(crate) fn add_leaves(&self, start: u64, end: u64) -> Result {
+        let bytes = self.saved.add_leaves(start, end)? + self.claimed.add_leaves(start, end)?;
+        self.set_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether writes pass because pre-images can no longer be saved.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire) != 0
+    }
+
+    /// Why; 0 if not.
+    pub(crate) fn errno(&self) -> u32 {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Its state as the store would say it now.
+    pub(crate) fn state(&self) -> State {
+        if self.is_broken() {
+            State::Broken
+        } else if !self.finished.load(Ordering::Acquire) {
+            State::Recording
+        } else if self.tainted.load(Ordering::Relaxed) {
+            State::Tainted
+        } else {
+            State::Closed
+        }
+    }
+
+    /// Whether the ring takes another slice.
+    pub(crate) fn ring_has_room(&self) -> bool {
+        (self.ring_len.load(Ordering::Relaxed) as usize) < RING
+    }
+
+    /// Brings the copy of the ring's length up to date.
+    pub(crate) fn note_ring(&self, queue: &Queue) {
+        self.ring_len.store(queue.ring.len() as u32, Ordering::Relaxed);
+    }
+
+    /// How many bytes a bio counts for while it is held.
+    fn weight(bio: &HeldBio) -> u64 {
+        let v = bio.view();
+        match v.op() {
+            sys::OP_DISCARD | sys::OP_SECURE_ERASE | sys::OP_WRITE_ZEROES => 0,
+            _ => v.bytes().into(),
+        }
+    }
+
+    /// Holds a bio until its pre-images are safe. Comes back at once, except
+    /// that a submitter that may wait is made to when much is held.
+    pub(crate) fn park(self: &Arc<Self>, bio: HeldBio) {
+        let patient = !bio.view().is_nowait() && sys::may_throttle();
+        bio.prepare();
+        let weight = Self::weight(&bio);
+        let mut q = self.queue.lock();
+        if q.gone || self.is_broken() {
+            drop(q);
+            crate::hook::send_on(bio);
+            return;
+        }
+        q.held += 1;
+        q.held_bytes += weight;
+        live::add(Kind::Bios, 1);
+        q.incoming.push(bio);
+        drop(q);
+        self.kick_reader();
+        if patient && weight > 0 {
+            let limit = core().params.mem_limit;
+            let mut q = self.queue.lock();
+            while q.held_bytes > limit && !self.is_broken() {
+                self.throttled.wait(&mut q);
+            }
+        }
+    }
+
+    /// Takes over a second bio where there was one, as after a split.
+    pub(crate) fn count_extra(&self, queue: &mut Queue) {
+        queue.held += 1;
+        live::add(Kind::Bios, 1);
+    }
+
+    /// Takes bios off the books that are about to be let go.
+    pub(crate) fn uncount(&self, queue: &mut Queue, bio: &HeldBio) {
+        queue.released += 1;
+        live::add(Kind::Bios, -1);
+        queue.held_bytes = queue.held_bytes.saturating_sub(Self::weight(bio));
+        if queue.held == queue.released {
+            self.quiet_if_closing(queue);
+        }
+    }
+
+    /// Wakes submitters that wait for their turn.
+    pub(crate) fn unthrottle(&self) {
+        self.throttled.notify_all();
+    }
+
+    fn quiet_if_closing(&self, queue: &mut Queue) {
+        if self.closing.load(Ordering::Acquire) && queue.held == queue.released {
+            queue.gone = true;
+            self.quiet.happen();
+        }
+    }
+
+    /// No bio is led here any more: [`Session::quiet`] happens as soon as
+    /// none is held.
+    pub(crate) fn begin_closing(self: &Arc<Self>) {
+        self.closing.store(true, Ordering::Release);
+        let mut q = self.queue.lock();
+        self.quiet_if_closing(&mut q);
+        drop(q);
+        self.kick_reader();
+    }
+
+    /// From now on pre-images are lost and writes go on. Any context that may
+    /// take a spin lock; allocates nothing.
+    ///
+    /// `sector` is relative to the disk.
+    pub(crate) fn break_with(self: &Arc<Self>, error: Error, sector: u64) {
+        let errno = u32::try_from(-error.to_errno()).unwrap_or(5).max(1);
+        let mut q = self.queue.lock();
+        if self.broken.compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return;
+        }
+        self.broken_sector
+            .store(sector.saturating_sub(self.geo.on_disk().start), Ordering::Relaxed);
+        self.broken_ns.store(sys::now_real_ns(), Ordering::Relaxed);
+        let queue = &mut *q;
+        queue.ready.append(&mut queue.incoming);
+        if let Some(bio) = queue.current.take() {
+            queue.ready.push(bio);
+        }
+        for i in 0..queue.ring.len() {
+            if let Some(p) = queue.ring.get(i) {
+                queue.ready.append(&mut p.waiters);
+            }
+        }
+        drop(q);
+        core().sessions_broken.fetch_add(1, Ordering::Relaxed);
+        self.kick_releaser();
+        self.kick_writer();
+        self.unthrottle();
+        core().budget.wake();
+        crate::sys::Watch::wake();
+    }
+
+    /// A look of the watch: breaks the session when a bio has been held too
+    /// long.
+    pub(crate) fn look(self: &Arc<Self>) {
+        let mut q = self.queue.lock();
+        let (held, released) = (q.held, q.released);
+        let overdue = q.watch.look(held, released);
+        drop(q);
+        if overdue && !self.is_broken() {
+            self.break_with(ETIMEDOUT, self.geo.on_disk().start);
+        }
+    }
+
+    /// Runs the reader.
+    pub(crate) fn kick_reader(self: &Arc<Self>) {
+        let _ = core().queues.read.queue().enqueue::<Arc<Self>, 1>(self.clone());
+    }
+
+    /// Runs the writer.
+    pub(crate) fn kick_writer(self: &Arc<Self>) {
+        let _ = core().queues.write.queue().enqueue::<Arc<Self>, 2>(self.clone());
+    }
+
+    /// Runs the releaser.
+    pub(crate) fn kick_releaser(self: &Arc<Self>) {
+        let _ = core().queues.release.queue().enqueue::<Arc<Self>, 3>(self.clone());
+    }
+}

@@ -1,0 +1,958 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * See shim.h. Grouped as there; comments here say what is not obvious about
+ * the kernel's side.
+ */
+#include <crypto/sha2.h>
+#include <crypto/utils.h>
+#include <linux/blk-mq.h>
+#include <linux/crc32c.h>
+#include <linux/cred.h>
+#include <linux/dcache.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/fs_struct.h>
+#include <linux/ftrace.h>
+#include <linux/highmem.h>
+#include <linux/kdev_t.h>
+#include <linux/kobject.h>
+#include <linux/kprobes.h>
+#include <linux/kthread.h>
+#include <linux/mm.h>
+#include <linux/module.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
+#include <linux/part_stat.h>
+#include <linux/pm.h>
+#include <linux/reboot.h>
+#include <linux/sched/mm.h>
+#include <linux/statfs.h>
+#include <linux/suspend.h>
+#include <linux/uio.h>
+#include <linux/uuid.h>
+#include <linux/version.h>
+
+#include "shim.h"
+
+/* --- Hooks ------------------------------------------------------------- */
+
+/*
+ * The three call-throughs. Each must be a real call whose return address
+ * lies within its own first bytes: that is how the callbacks below know our
+ * own calls and let them pass. tests/ checks the binary for it.
+ */
+#define CALL_THROUGH_BYTES 64
+
+noinline void bdsnap_orig_submit(struct bio *bio)
+{
+	submit_bio_noacct(bio);
+	barrier();
+}
+
+noinline struct file *bdsnap_orig_open(dev_t dev, blk_mode_t mode, void *holder,
+				       const struct blk_holder_ops *hops)
+{
+	struct file *file = bdev_file_open_by_dev(dev, mode, holder, hops);
+
+	barrier();
+	return file;
+}
+
+noinline void bdsnap_orig_fput(struct file *file)
+{
+	bdev_fput(file);
+	barrier();
+}
+
+static __always_inline bool own_call(unsigned long parent, void *call_through)
+{
+	return parent - (unsigned long)call_through < CALL_THROUGH_BYTES;
+}
+
+static void notrace on_submit(unsigned long ip, unsigned long parent,
+			      struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	struct bio *bio = (struct bio *)ftrace_regs_get_argument(fregs, 0);
+	bool work;
+
+	if (!op_is_write(bio->bi_opf) || own_call(parent, bdsnap_orig_submit))
+		return;
+	rcu_read_lock();
+	work = bdsnap_bio_needs_work(bio);
+	rcu_read_unlock();
+	if (work)
+		ftrace_regs_set_instruction_pointer(fregs, (unsigned long)bdsnap_submit);
+}
+
+static void notrace on_open(unsigned long ip, unsigned long parent,
+			    struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	/* A filesystem's claim has a holder and operations; scans do not. */
+	if (!ftrace_regs_get_argument(fregs, 2) || !ftrace_regs_get_argument(fregs, 3) ||
+	    own_call(parent, bdsnap_orig_open))
+		return;
+	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)bdsnap_open);
+}
+
+static void notrace on_fput(unsigned long ip, unsigned long parent,
+			    struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	struct file *file = (struct file *)ftrace_regs_get_argument(fregs, 0);
+
+	if (own_call(parent, bdsnap_orig_fput) || !bdsnap_fput_needs_work(file))
+		return;
+	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)bdsnap_fput);
+}
+
+static void notrace on_syscall(unsigned long ip, unsigned long parent,
+			       struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	const struct pt_regs *regs = (const struct pt_regs *)ftrace_regs_get_argument(fregs, 0);
+
+	/*
+	 * One function serves 64-bit and 32-bit callers; the latter keep
+	 * their -ENOSYS. Above the low half orig_ax may hold anything.
+	 */
+	if (in_ia32_syscall() || !bdsnap_syscall_is_ours((unsigned int)regs->orig_ax))
+		return;
+	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)bdsnap_syscall);
+}
+
+static struct {
+	struct ftrace_ops ops;
+	unsigned long ip;
+	bool installed;
+} hooks[BDSNAP_HOOKS] = {
+	[BDSNAP_HOOK_SUBMIT].ops.func = on_submit,
+	[BDSNAP_HOOK_OPEN].ops.func = on_open,
+	[BDSNAP_HOOK_FPUT].ops.func = on_fput,
+	[BDSNAP_HOOK_SYSCALL].ops.func = on_syscall,
+};
+
+/* A symbol's address, by a kprobe that is never armed for longer. */
+static unsigned long symbol_address(const char *name)
+{
+	struct kprobe kp = { .symbol_name = name };
+	unsigned long addr;
+
+	if (register_kprobe(&kp))
+		return 0;
+	addr = (unsigned long)kp.addr;
+	unregister_kprobe(&kp);
+	return addr;
+}
+
+static unsigned long hook_address(enum bdsnap_hook which)
+{
+	switch (which) {
+	case BDSNAP_HOOK_SUBMIT:
+		return (unsigned long)submit_bio_noacct;
+	case BDSNAP_HOOK_OPEN:
+		return (unsigned long)bdev_file_open_by_dev;
+	case BDSNAP_HOOK_FPUT:
+		return (unsigned long)bdev_fput;
+	default:
+		return symbol_address("__x64_sys_ni_syscall");
+	}
+}
+
+int bdsnap_hook_install(enum bdsnap_hook which)
+{
+	struct ftrace_ops *ops = &hooks[which].ops;
+	unsigned long ip = hook_address(which);
+	int ret;
+
+	if (!ip)
+		return -ENOENT;
+	ops->flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT;
+	ret = ftrace_set_filter_ip(ops, ip, 0, 0);
+	if (ret)
+		return ret;
+	ret = register_ftrace_function(ops);
+	if (ret) {
+		ftrace_set_filter_ip(ops, ip, 1, 0);
+		ftrace_free_filter(ops);
+		return ret;
+	}
+	hooks[which].ip = ip;
+	hooks[which].installed = true;
+	return 0;
+}
+
+void bdsnap_hook_remove(enum bdsnap_hook which)
+{
+	struct ftrace_ops *ops = &hooks[which].ops;
+
+	if (!hooks[which].installed)
+		return;
+	/* Waits until no task is in the trampoline or the callback. */
+	unregister_ftrace_function(ops);
+	ftrace_set_filter_ip(ops, hooks[which].ip, 1, 0);
+	ftrace_free_filter(ops);
+	hooks[which].installed = false;
+}
+
+/*
+ * An empty flush, sent as any filesystem would send it. Its address goes to
+ * *bio_out first: the hook's Rust side knows it by that.
+ */
+int bdsnap_self_test_submit(struct block_device *bdev, const void **bio_out)
+{
+	struct bio bio;
+	int ret;
+
+	bio_init(&bio, bdev, NULL, 0, REQ_OP_WRITE | REQ_PREFLUSH);
+	WRITE_ONCE(*bio_out, &bio);
+	ret = submit_bio_wait(&bio);
+	WRITE_ONCE(*bio_out, NULL);
+	bio_uninit(&bio);
+	return ret;
+}
+
+/* --- Tasks and memory -------------------------------------------------- */
+
+/*
+ * Whether a submitter may be made to wait: not inside another driver's
+ * submit (what it waits for may be queued behind it), not when it frees
+ * memory for others.
+ */
+bool bdsnap_may_throttle(void)
+{
+	return !current->bio_list &&
+	       !(current->flags & (PF_MEMALLOC | PF_KSWAPD | PF_EXITING)) &&
+	       !in_atomic() && !irqs_disabled();
+}
+
+/*
+ * Workers between a held write and the store: their own writes must not be
+ * throttled as if they made the dirt, nor reclaim wait for what they hold.
+ */
+unsigned int bdsnap_noio_enter(void)
+{
+	unsigned int saved = current->flags & (PF_LOCAL_THROTTLE | PF_MEMALLOC_NOIO);
+
+	current->flags |= PF_LOCAL_THROTTLE | PF_MEMALLOC_NOIO;
+	return saved;
+}
+
+void bdsnap_noio_leave(unsigned int saved)
+{
+	current_restore_flags(saved, PF_LOCAL_THROTTLE | PF_MEMALLOC_NOIO);
+}
+
+struct page *bdsnap_page_alloc(void)
+{
+	return alloc_page(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
+}
+
+void bdsnap_page_free(struct page *page)
+{
+	__free_page(page);
+}
+
+bool bdsnap_is_admin(void)
+{
+	return capable(CAP_SYS_ADMIN);
+}
+
+u64 bdsnap_total_ram(void)
+{
+	return (u64)totalram_pages() << PAGE_SHIFT;
+}
+
+u64 bdsnap_now_real_ns(void)
+{
+	return ktime_get_real_ns();
+}
+
+u64 bdsnap_now_boot_ns(void)
+{
+	return ktime_get_boottime_ns();
+}
+
+int bdsnap_sleep_killable(unsigned int ms)
+{
+	return schedule_timeout_killable(msecs_to_jiffies(ms)) ? -EINTR : 0;
+}
+
+void bdsnap_boot_id(u8 out[16])
+{
+	char text[UUID_STRING_LEN + 2] = {};
+	uuid_t id;
+
+	memset(out, 0, 16);
+	if (bdsnap_read_text("/proc/sys/kernel/random/boot_id", text, sizeof(text)) > 0 &&
+	    !uuid_parse(text, &id))
+		memcpy(out, &id, 16);
+}
+
+/* The store's convention inverts before and after, the kernel's does not. */
+u32 bdsnap_crc_pages(struct page **pages, size_t bytes)
+{
+	u32 crc = ~0u;
+	size_t at;
+
+	for (at = 0; at < bytes; at += PAGE_SIZE) {
+		void *p = kmap_local_page(pages[at >> PAGE_SHIFT]);
+
+		crc = crc32c(crc, p, min_t(size_t, PAGE_SIZE, bytes - at));
+		kunmap_local(p);
+	}
+	return ~crc;
+}
+
+void bdsnap_sha256_pages(struct page **pages, size_t bytes, u8 out[32])
+{
+	struct sha256_ctx ctx;
+	size_t at;
+
+	sha256_init(&ctx);
+	for (at = 0; at < bytes; at += PAGE_SIZE) {
+		void *p = kmap_local_page(pages[at >> PAGE_SHIFT]);
+
+		sha256_update(&ctx, p, min_t(size_t, PAGE_SIZE, bytes - at));
+		kunmap_local(p);
+	}
+	sha256_final(&ctx, out);
+}
+
+void bdsnap_sha256(const u8 *data, size_t len, u8 out[32])
+{
+	sha256(data, len, out);
+}
+
+/* First (and for us only) block of PBKDF2-HMAC-SHA-256, RFC 8018. */
+int bdsnap_pbkdf2_block(const u8 *pw, size_t pw_len, const u8 *salt,
+			size_t salt_len, u32 rounds, u8 out[32])
+{
+	static const u8 block_one[4] = { 0, 0, 0, 1 };
+	struct hmac_sha256_key key;
+	struct hmac_sha256_ctx ctx;
+	u8 u[32];
+	u32 i, j;
+	int ret = 0;
+
+	hmac_sha256_preparekey(&key, pw, pw_len);
+	hmac_sha256_init(&ctx, &key);
+	hmac_sha256_update(&ctx, salt, salt_len);
+	hmac_sha256_update(&ctx, block_one, sizeof(block_one));
+	hmac_sha256_final(&ctx, u);
+	memcpy(out, u, 32);
+	for (i = 1; i < rounds; i++) {
+		hmac_sha256(&key, u, 32, u);
+		for (j = 0; j < 32; j++)
+			out[j] ^= u[j];
+		if (!(i % 1024)) {
+			cond_resched();
+			if (fatal_signal_pending(current)) {
+				ret = -EINTR;
+				break;
+			}
+		}
+	}
+	memzero_explicit(&key, sizeof(key));
+	memzero_explicit(u, sizeof(u));
+	if (ret)
+		memzero_explicit(out, 32);
+	return ret;
+}
+
+bool bdsnap_equal_ct(const void *a, const void *b, size_t n)
+{
+	return !crypto_memneq(a, b, n);
+}
+
+void bdsnap_wipe(void *p, size_t n)
+{
+	memzero_explicit(p, n);
+}
+
+/* --- Bios and disks ---------------------------------------------------- */
+
+static struct bio_set read_bios;
+static struct bio_set split_bios;
+
+int bdsnap_bios_init(void)
+{
+	int ret = bioset_init(&read_bios, 64, 0, BIOSET_NEED_BVECS);
+
+	if (ret)
+		return ret;
+	ret = bioset_init(&split_bios, 16, 0, 0);
+	if (ret)
+		bioset_exit(&read_bios);
+	return ret;
+}
+
+void bdsnap_bios_exit(void)
+{
+	bioset_exit(&split_bios);
+	bioset_exit(&read_bios);
+}
+
+static void read_end_io(struct bio *bio)
+{
+	void *slice = bio->bi_private;
+	int error = blk_status_to_errno(bio->bi_status);
+
+	bio_put(bio);
+	bdsnap_read_done(slice, error);
+}
+
+static struct bio *read_bio(struct gendisk *disk, u64 sector, struct page **pages,
+			    size_t bytes)
+{
+	unsigned int n = DIV_ROUND_UP(bytes, PAGE_SIZE);
+	struct bio *bio;
+	size_t at;
+
+	if (n > BIO_MAX_VECS)
+		return NULL;
+	bio = bio_alloc_bioset(disk->part0, n, REQ_OP_READ | REQ_SYNC, GFP_NOIO, &read_bios);
+	if (!bio)
+		return NULL;
+	bio->bi_iter.bi_sector = sector;
+	for (at = 0; at < bytes; at += PAGE_SIZE)
+		__bio_add_page(bio, pages[at >> PAGE_SHIFT],
+			       min_t(size_t, PAGE_SIZE, bytes - at), 0);
+	return bio;
+}
+
+/* Ends in bdsnap_read_done(slice, …), perhaps before this returns. */
+int bdsnap_read_submit(struct gendisk *disk, u64 sector, struct page **pages,
+		       size_t bytes, void *slice)
+{
+	struct bio *bio = read_bio(disk, sector, pages, bytes);
+
+	if (!bio)
+		return -ENOMEM;
+	bio->bi_private = slice;
+	bio->bi_end_io = read_end_io;
+	bdsnap_orig_submit(bio);
+	return 0;
+}
+
+int bdsnap_read_sync(struct gendisk *disk, u64 sector, struct page **pages, size_t bytes)
+{
+	struct bio *bio = read_bio(disk, sector, pages, bytes);
+	int ret;
+
+	if (!bio)
+		return -ENOMEM;
+	ret = submit_bio_wait(bio);
+	bio_put(bio);
+	return ret;
+}
+
+/* The first sectors as a bio of its own, chained to the rest. NULL: failed. */
+struct bio *bdsnap_bio_split(struct bio *bio, unsigned int sectors)
+{
+	struct bio *front = bio_split(bio, sectors, GFP_NOIO, &split_bios);
+
+	if (IS_ERR_OR_NULL(front))
+		return NULL;
+	bio_chain(front, bio);
+	return front;
+}
+
+void bdsnap_bio_absorb(struct bio *bio)
+{
+	bio_endio(bio);
+}
+
+/*
+ * The submitter goes on while we hold its bio, so nobody would poll for it,
+ * and a later "would block" would reach somebody who is not ready for it.
+ */
+void bdsnap_bio_prepare_hold(struct bio *bio)
+{
+	bio_clear_polled(bio);
+	bio->bi_opf &= ~REQ_NOWAIT;
+}
+
+void bdsnap_disk_get(struct gendisk *disk)
+{
+	get_device(disk_to_dev(disk));
+}
+
+void bdsnap_disk_put(struct gendisk *disk)
+{
+	put_device(disk_to_dev(disk));
+}
+
+bool bdsnap_disk_alive(struct gendisk *disk)
+{
+	return disk_live(disk) && !test_bit(GD_DEAD, &disk->state);
+}
+
+int bdsnap_disk_refusal(struct gendisk *disk)
+{
+	if (bdev_is_zoned(disk->part0) || (disk->queue->limits.features & BLK_FEAT_DAX))
+		return -EINVAL;
+	return 0;
+}
+
+/*
+ * Each partition and the whole disk have page caches of their own; write out
+ * those that overlap the range.
+ */
+void bdsnap_sync_range(struct gendisk *disk, u64 start, u64 end)
+{
+	struct block_device *part;
+	unsigned long idx;
+
+	rcu_read_lock();
+	xa_for_each(&disk->part_tbl, idx, part) {
+		u64 s = part->bd_start_sect;
+
+		if (s >= end || s + bdev_nr_sectors(part) <= start)
+			continue;
+		if (!kobject_get_unless_zero(&part->bd_device.kobj))
+			continue;
+		rcu_read_unlock();
+		sync_blockdev(part);
+		put_device(&part->bd_device);
+		rcu_read_lock();
+	}
+	rcu_read_unlock();
+}
+
+int bdsnap_flush(struct gendisk *disk)
+{
+	return blkdev_issue_flush(disk->part0);
+}
+
+unsigned int bdsnap_inflight(struct gendisk *disk)
+{
+	return bdev_count_inflight(disk->part0);
+}
+
+/* Whether anybody holds a part of the range exclusively (mounted, dm, swap). */
+bool bdsnap_range_claimed(struct gendisk *disk, u64 start, u64 end)
+{
+	struct block_device *part;
+	unsigned long idx;
+	bool claimed = false;
+
+	rcu_read_lock();
+	xa_for_each(&disk->part_tbl, idx, part) {
+		u64 s = part->bd_start_sect;
+
+		/* The whole disk counts as held while a partition is. */
+		if (s >= end || s + bdev_nr_sectors(part) <= start ||
+		    (!bdev_is_partition(part) && start))
+			continue;
+		claimed |= READ_ONCE(part->bd_holder) != NULL;
+	}
+	rcu_read_unlock();
+	return claimed;
+}
+
+struct block_device *bdsnap_file_bdev(struct file *file)
+{
+	return file_bdev(file);
+}
+
+int bdsnap_disk_name(struct gendisk *disk, char *buf, size_t len)
+{
+	return strscpy(buf, disk->disk_name, len);
+}
+
+void bdsnap_bdev_info(struct block_device *bdev, struct bdsnap_bdev_info *out)
+{
+	out->disk = bdev->bd_disk;
+	out->start = bdev->bd_start_sect;
+	out->sectors = bdev_nr_sectors(bdev);
+	out->major = MAJOR(bdev->bd_dev);
+	out->minor = MINOR(bdev->bd_dev);
+	out->logical_block_size = bdev_logical_block_size(bdev);
+	out->read_only = bdev_read_only(bdev);
+	out->partition = bdev_is_partition(bdev);
+}
+
+/* On success the disk is referenced: bdsnap_disk_put() it. */
+int bdsnap_bdev_by_devt(dev_t dev, struct bdsnap_bdev_info *out)
+{
+	struct file *file = bdsnap_orig_open(dev, BLK_OPEN_READ | BLK_OPEN_NDELAY, NULL, NULL);
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	bdsnap_bdev_info(file_bdev(file), out);
+	bdsnap_disk_get(out->disk);
+	bdsnap_orig_fput(file);
+	return 0;
+}
+
+/* --- Paths and files --------------------------------------------------- */
+
+/* Kernel threads have a root of their own, with nothing in it, since 7.3. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 3, 0)
+#define WITH_INIT_ROOT(statement)				\
+	do {							\
+		struct fs_struct *old = __override_init_fs();	\
+		statement;					\
+		__revert_init_fs(old);				\
+	} while (0)
+#else
+#define WITH_INIT_ROOT(statement) do { statement; } while (0)
+#endif
+
+static int path_string(const struct path *path, char *out, size_t len)
+{
+	char *buf = (char *)__get_free_page(GFP_KERNEL);
+	char *name;
+	int ret = -ENAMETOOLONG;
+
+	if (!buf)
+		return -ENOMEM;
+	name = d_path(path, buf, PAGE_SIZE);
+	if (IS_ERR(name))
+		ret = PTR_ERR(name);
+	else if (strscpy(out, name, len) >= 0)
+		ret = 0;
+	free_page((unsigned long)buf);
+	return ret;
+}
+
+/* Follows links. The name's own root or PID 1's; see the callers. */
+int bdsnap_name_info(const char *name, bool in_init_root, struct bdsnap_name_info *out,
+		     char *canonical, size_t len)
+{
+	struct path path;
+	struct inode *inode;
+	struct kstat st;
+	int ret;
+
+	memset(out, 0, sizeof(*out));
+	if (in_init_root)
+		WITH_INIT_ROOT(ret = kern_path(name, LOOKUP_FOLLOW, &path));
+	else
+		ret = kern_path(name, LOOKUP_FOLLOW, &path);
+	if (ret)
+		return ret;
+	inode = d_backing_inode(path.dentry);
+	out->is_blk = S_ISBLK(inode->i_mode);
+	out->is_reg = S_ISREG(inode->i_mode);
+	if (out->is_blk)
+		out->dev = inode->i_rdev;
+	if (out->is_blk && path.mnt && (path.mnt->mnt_flags & MNT_NODEV))
+		ret = -EACCES;
+	if (!ret && out->is_reg) {
+		ret = vfs_getattr(&path, &st, STATX_MTIME | STATX_SIZE, AT_STATX_DONT_SYNC);
+		out->mtime_ns = (u64)st.mtime.tv_sec * NSEC_PER_SEC + st.mtime.tv_nsec;
+		out->size = st.size;
+	}
+	if (!ret && canonical) {
+		if (in_init_root)
+			WITH_INIT_ROOT(ret = path_string(&path, canonical, len));
+		else
+			ret = path_string(&path, canonical, len);
+	}
+	path_put(&path);
+	return ret;
+}
+
+int bdsnap_cwd(char *buf, size_t len)
+{
+	struct path path;
+	int ret;
+
+	get_fs_pwd(current->fs, &path);
+	ret = path_string(&path, buf, len);
+	path_put(&path);
+	return ret;
+}
+
+/* A short text file of /sys or /proc; returns its length. */
+int bdsnap_read_text(const char *name, char *buf, size_t len)
+{
+	struct file *file;
+	loff_t pos = 0;
+	ssize_t ret;
+
+	WITH_INIT_ROOT(file = filp_open(name, O_RDONLY, 0));
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	ret = kernel_read(file, buf, len - 1, &pos);
+	bdsnap_close(file);
+	if (ret < 0)
+		return ret;
+	buf[ret] = 0;
+	while (ret && buf[ret - 1] == '\n')
+		buf[--ret] = 0;
+	return ret;
+}
+
+int bdsnap_path_resolve(const char *name, struct path *out)
+{
+	int ret;
+
+	WITH_INIT_ROOT(ret = kern_path(name, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, out));
+	return ret;
+}
+
+void bdsnap_path_put(struct path *path)
+{
+	path_put(path);
+}
+
+void bdsnap_path_info(const struct path *path, struct bdsnap_store_info *out)
+{
+	struct super_block *sb = path->dentry->d_sb;
+
+	memset(out, 0, sizeof(*out));
+	out->magic = sb->s_magic;
+	out->read_only = sb_rdonly(sb) || (path->mnt->mnt_flags & MNT_READONLY);
+	if (sb->s_bdev) {
+		out->disk = sb->s_bdev->bd_disk;
+		out->start = sb->s_bdev->bd_start_sect;
+		out->sectors = bdev_nr_sectors(sb->s_bdev);
+		bdsnap_disk_get(out->disk);
+	}
+}
+
+int bdsnap_path_space(const struct path *path, u64 *total, u64 *free)
+{
+	struct kstatfs st;
+	int ret = vfs_statfs(path, &st);
+
+	if (ret)
+		return ret;
+	*total = (u64)st.f_blocks * st.f_frsize;
+	*free = (u64)st.f_bavail * st.f_frsize;
+	return 0;
+}
+
+int bdsnap_mkdir_at(const struct path *dir, const char *name)
+{
+	struct mnt_idmap *idmap = mnt_idmap(dir->mnt);
+	struct dentry *dentry;
+	int ret;
+
+	ret = mnt_want_write(dir->mnt);
+	if (ret)
+		return ret;
+	dentry = start_creating(idmap, dir->dentry, &QSTR(name));
+	if (IS_ERR(dentry)) {
+		ret = PTR_ERR(dentry);
+	} else {
+		dentry = vfs_mkdir(idmap, d_inode(dir->dentry), dentry, 0700, NULL);
+		ret = PTR_ERR_OR_ZERO(dentry);
+		end_creating(dentry);
+	}
+	mnt_drop_write(dir->mnt);
+	return ret;
+}
+
+/* A directory below dir: a real one, no link, on the same filesystem. */
+int bdsnap_path_at(const struct path *dir, const char *name, struct path *out)
+{
+	int ret = vfs_path_lookup(dir->dentry, dir->mnt, name,
+				  LOOKUP_DIRECTORY | LOOKUP_NO_SYMLINKS | LOOKUP_NO_XDEV, out);
+
+	if (!ret && out->dentry->d_sb != dir->dentry->d_sb) {
+		path_put(out);
+		ret = -EXDEV;
+	}
+	return ret;
+}
+
+struct file *bdsnap_open_at(const struct path *dir, const char *name, int flags)
+{
+	return file_open_root(dir, name, flags | O_NOFOLLOW | O_LARGEFILE, 0600);
+}
+
+int bdsnap_rename_at(const struct path *dir, const char *from, const char *to)
+{
+	struct renamedata rd = {
+		.mnt_idmap = mnt_idmap(dir->mnt),
+		.old_parent = dir->dentry,
+		.new_parent = dir->dentry,
+	};
+	int ret = mnt_want_write(dir->mnt);
+
+	if (ret)
+		return ret;
+	ret = start_renaming(&rd, 0, &QSTR(from), &QSTR(to));
+	if (!ret) {
+		ret = vfs_rename(&rd);
+		end_renaming(&rd);
+	}
+	mnt_drop_write(dir->mnt);
+	return ret;
+}
+
+/* All or an error: a short write is -ENOSPC, as the next would say. */
+int bdsnap_write(struct file *file, const void *buf, size_t len, u64 at)
+{
+	loff_t pos = at;
+	ssize_t ret;
+
+	while (len) {
+		ret = kernel_write(file, buf, len, &pos);
+		if (ret < 0)
+			return ret;
+		if (!ret)
+			return -ENOSPC;
+		buf += ret;
+		len -= ret;
+	}
+	return 0;
+}
+
+/* Returns how many bytes, fewer only at the file's end. */
+int bdsnap_read(struct file *file, void *buf, size_t len, u64 at)
+{
+	loff_t pos = at;
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t ret = kernel_read(file, buf + done, len - done, &pos);
+
+		if (ret < 0)
+			return ret;
+		if (!ret)
+			break;
+		done += ret;
+	}
+	return done;
+}
+
+int bdsnap_write_pages(struct file *file, struct page **pages, size_t bytes, u64 at)
+{
+	unsigned int n = DIV_ROUND_UP(bytes, PAGE_SIZE), i;
+	struct bio_vec *vec = kmalloc_array(n, sizeof(*vec), GFP_NOIO);
+	struct iov_iter iter;
+	loff_t pos = at;
+	ssize_t ret;
+
+	if (!vec)
+		return -ENOMEM;
+	for (i = 0; i < n; i++)
+		bvec_set_page(&vec[i], pages[i],
+			      min_t(size_t, PAGE_SIZE, bytes - i * PAGE_SIZE), 0);
+	iov_iter_bvec(&iter, ITER_SOURCE, vec, n, bytes);
+	ret = 0;
+	while (iov_iter_count(&iter)) {
+		ret = vfs_iter_write(file, &iter, &pos, 0);
+		if (ret <= 0)
+			break;
+	}
+	kfree(vec);
+	if (ret < 0)
+		return ret;
+	return iov_iter_count(&iter) ? -ENOSPC : 0;
+}
+
+int bdsnap_fsync(struct file *file, bool data_only)
+{
+	return vfs_fsync(file, data_only);
+}
+
+/* At once: a kernel thread's fput() would only be done later. */
+void bdsnap_close(struct file *file)
+{
+	__fput_sync(file);
+}
+
+/* --- Notifications ----------------------------------------------------- */
+
+static int on_reboot(struct notifier_block *nb, unsigned long action, void *data)
+{
+	bdsnap_on_reboot();
+	return NOTIFY_DONE;
+}
+
+static int on_pm(struct notifier_block *nb, unsigned long action, void *data)
+{
+	if (action == PM_HIBERNATION_PREPARE || action == PM_RESTORE_PREPARE)
+		bdsnap_on_hibernate();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block reboot_nb = { .notifier_call = on_reboot, .priority = 1 };
+static struct notifier_block pm_nb = { .notifier_call = on_pm };
+
+int bdsnap_notifiers_register(void)
+{
+	int ret = register_reboot_notifier(&reboot_nb);
+
+	if (ret)
+		return ret;
+	ret = register_pm_notifier(&pm_nb);
+	if (ret)
+		unregister_reboot_notifier(&reboot_nb);
+	return ret;
+}
+
+void bdsnap_notifiers_unregister(void)
+{
+	unregister_pm_notifier(&pm_nb);
+	unregister_reboot_notifier(&reboot_nb);
+}
+
+void bdsnap_uevent(struct device *dev, const char *event, const char *device,
+		   const char *session, int error)
+{
+	char *env[] = {
+		kasprintf(GFP_KERNEL, "BDSNAP_EVENT=%s", event),
+		kasprintf(GFP_KERNEL, "BDSNAP_DEVICE=%s", device),
+		kasprintf(GFP_KERNEL, "BDSNAP_SESSION=%s", session),
+		kasprintf(GFP_KERNEL, "BDSNAP_ERRNO=%d", error),
+		NULL
+	};
+	int i;
+
+	if (env[0] && env[1] && env[2] && env[3])
+		kobject_uevent_env(&dev->kobj, KOBJ_CHANGE, env);
+	for (i = 0; i < 4; i++)
+		kfree(env[i]);
+}
+
+/* --- The watch over deadlines ------------------------------------------ */
+
+static struct task_struct *watch_task;
+static unsigned int watch_period_ms;
+
+static int watch(void *unused)
+{
+	while (!kthread_should_stop()) {
+		bdsnap_tick();
+		set_current_state(TASK_IDLE);
+		if (!kthread_should_stop())
+			schedule_timeout(msecs_to_jiffies(watch_period_ms));
+		__set_current_state(TASK_RUNNING);
+	}
+	return 0;
+}
+
+int bdsnap_watch_start(unsigned int period_ms)
+{
+	watch_period_ms = period_ms;
+	watch_task = kthread_run(watch, NULL, "bdsnap-watch");
+	return PTR_ERR_OR_ZERO(watch_task);
+}
+
+void bdsnap_watch_wake(void)
+{
+	if (!IS_ERR_OR_NULL(watch_task))
+		wake_up_process(watch_task);
+}
+
+void bdsnap_watch_stop(void)
+{
+	if (!IS_ERR_OR_NULL(watch_task))
+		kthread_stop(watch_task);
+	watch_task = NULL;
+}
+
+/* A running session keeps the module. */
+bool bdsnap_module_get(void)
+{
+	return try_module_get(THIS_MODULE);
+}
+
+void bdsnap_module_put(void)
+{
+	module_put(THIS_MODULE);
+}

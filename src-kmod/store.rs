@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The files of a session, written by its writer only.
+
+use crate::core_state::core;
+use crate::params::SABOTAGE_DROP_RECORD;
+use crate::pure::format::*;
+use crate::pure::meta;
+use crate::pure::name::{chain_key, session_dir, ShortString};
+use crate::session::{Beginning, Pending, Session, Slice};
+use crate::sys::{self, Dir, File};
+use ::core::fmt::Write;
+use ::core::sync::atomic::Ordering;
+use kernel::prelude::*;
+use kernel::str::CString;
+
+/// Most slices that are made durable together.
+pub(crate) const BATCH: usize = 1024;
+
+/// How often free space is asked for, in bytes written.
+const SPACE_EVERY: u64 = 8 << 20;
+
+/// Filesystems that a strict session's store cannot be on: their content does
+/// not outlive a power cut, or their server is not ours to wait for.
+const NO_STRICT: [u64; 9] = [
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x6969,      // nfs
+    0xff53_4d42, // cifs
+    0xfe53_4d42, // smb2
+    0x0102_1997, // 9p
+    0x00c3_6400, // ceph
+    0x6573_5546, // fuse
+    0x5346_414f, // afs
+];
+
+/// Keeps the store's marker for whoever raises `chain_seq`.
+pub(crate) struct MarkerLock;
+
+/// A session's side of the store.
+pub(crate) struct Files {
+    /// The store has been looked at, well or not.
+    pub(crate) looked: bool,
+    store: Option<Dir>,
+    chain: Option<Dir>,
+    /// What the store knows of the session before.
+    pub(crate) tail: Option<KBox<Tail>>,
+    /// There is a tail, but it is not readable.
+    pub(crate) tail_damaged: bool,
+    dir: Option<Dir>,
+    map: Option<File>,
+    dat: Option<File>,
+    records: u64,
+    map_records: u64,
+    dat_bytes: u64,
+    uncommitted: bool,
+    generation: u64,
+    space_asked_at: u64,
+    warned_low: bool,
+    /// The store says that the session is broken.
+    pub(crate) broken_marked: bool,
+    /// The batch that is being written.
+    pub(crate) batch: KVec<*const Slice>,
+    /// Slices to be freed outside the queue's lock.
+    pub(crate) retired: KVec<Pending>,
+    buf: KVec<u8>,
+    store_id: Id,
+    header: Option<KBox<Header>>,
+}
+
+// SAFETY: `batch` holds addresses of slices in the session's ring, which only
+// the writer, who has these files, takes out.
+unsafe impl Send for Files {}
+
+fn c_name(bytes: &[u8]) -> Result<CString> {
+    let s = ::core::str::from_utf8(bytes).map_err(|_| EINVAL)?;
+    CString::try_from_fmt(fmt!("{}", s))
+}
+
+impl Files {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            looked: false,
+            store: None,
+            chain: None,
+            tail: None,
+            tail_damaged: false,
+            dir: None,
+            map: None,
+            dat: None,
+            records: 0,
+            map_records: 0,
+            dat_bytes: 0,
+            uncommitted: false,
+            generation: 0,
+            space_asked_at: 0,
+            warned_low: false,
+            broken_marked: false,
+            batch: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            retired: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            buf: KVec::with_capacity((BATCH + 1) * RECORD_LEN, GFP_KERNEL)?,
+            store_id: NO_ID,
+            header: None,
+        })
+    }
+
+    /// Whether the session has a directory.
+    pub(crate) fn has_dir(&self) -> bool {
+        self.dir.is_some()
+    }
+
+    /// Resolves and pins the store, checks that it is one and may be used,
+    /// reads what it knows of the device.
+    pub(crate) fn look(&mut self, session: &Session) -> Result {
+        let path = core().store_path()?;
+        let store = Dir::resolve(&path)?;
+        let info = store.info();
+        if info.read_only {
+            return Err(EROFS);
+        }
+        if session.durability == Durability::Strict && NO_STRICT.contains(&info.magic) {
+            pr_err!("store is on a filesystem that strict sessions cannot use\n");
+            return Err(EINVAL);
+        }
+        let dev = session.geo.on_disk();
+        if info.disk.as_ref().is_some_and(|d| d.as_ptr() == session.disk.as_ptr())
+            && info.start < dev.end
+            && dev.start < info.start.saturating_add(info.sectors)
+        {
+            pr_err!("the store is on the device that it should protect\n");
+            return Err(EINVAL);
+        }
+        let marker = read_marker(&store)?;
+        self.store_id = marker.store_id;
+        let chain = match store.child(c".bdsnap-chain") {
+            Err(e) if e == ENOENT => {
+                store.mkdir(c".bdsnap-chain")?;
+                store.child(c".bdsnap-chain")?
+            }
+            other => other?,
+        };
+        let key = chain_key(&sys::sha256(&session.name));
+        match chain.open_file(&*c_name(&key)?) {
+            Ok(file) => {
+                let mut bytes = KVec::from_elem(0u8, TAIL_LEN, GFP_KERNEL)?;
+                let n = file.read(&mut bytes, 0)?;
+                match Tail::decode(&bytes[..n]) {
+                    Ok(tail) => self.tail = Some(KBox::new(tail, GFP_KERNEL)?),
+                    Err(_) => self.tail_damaged = true,
+                }
+            }
+            Err(e) if e == ENOENT => {}
+            Err(_) => self.tail_damaged = true,
+        }
+        self.chain = Some(chain);
+        self.store = Some(store);
+        Ok(())
+    }
+
+    /// Makes the session's directory and files, and makes them durable.
+    fn make_dir(&mut self, session: &Session) -> Result {
+        let store = self.store.as_ref().ok_or(ENOENT)?;
+        let beginning = (*session.beginning.lock()).ok_or(EINVAL)?;
+        let seq = {
+            let _one_at_a_time = core().marker.lock();
+            let mut marker = read_marker(store)?;
+            marker.chain_seq = marker.chain_seq.checked_add(1).ok_or(EOVERFLOW)?;
+            let mut bytes = [0; MARKER_LEN];
+            marker.encode(&mut bytes);
+            let file = store.open_file(c".bdsnap-store")?;
+            file.write(&bytes, 0)?;
+            file.fsync(false)?;
+            marker.chain_seq
+        };
+        session.chain_seq.store(seq, Ordering::Relaxed);
+        let mut attempt = 0;
+        let name = loop {
+            let name = session_dir(&session.name, session.start_ns, attempt);
+            match store.mkdir(&*c_name(name.as_bytes())?) {
+                Ok(()) => break name,
+                Err(e) if e == EEXIST && attempt < 1000 => attempt += 1,
+                Err(e) => return Err(e),
+            }
+        };
+        *session.dir.lock() = name;
+        let dir = store.child(&*c_name(name.as_bytes())?)?;
+        let map = dir.create_file(c"blocks.map", false)?;
+        let dat = dir.create_file(c"blocks.dat", false)?;
+        let header = make_header(session, &beginning, &self.store_id, seq)?;
+        let mut bytes = KVec::from_elem(0u8, RECORDS_OFFSET as usize, GFP_KERNEL)?;
+        let (head, slots) = bytes.split_at_mut(HEADER_LEN);
+        header.encode(head.try_into().map_err(|_| EINVAL)?);
+        let status = Status::recording(session.id);
+        let at = (SLOT_OFFSETS[status.slot()] as usize) - HEADER_LEN;
+        let slot = slots.get_mut(at..at + SLOT_LEN).ok_or(EINVAL)?;
+        status.encode(slot.try_into().map_err(|_| EINVAL)?);
+        self.generation = status.generation;
+        map.write(&bytes, 0)?;
+        map.fsync(false)?;
+        dat.fsync(false)?;
+        self.header = Some(header);
+        self.map = Some(map);
+        self.dat = Some(dat);
+        self.dir = Some(dir);
+        // Until the end the chain's tail says "this one, and who knows".
+        self.write_tail(session, false)?;
+        self.write_meta(session, &status)?;
+        if let Some(dir) = &self.dir {
+            dir.fsync()?;
+        }
+        if let Some(store) = &self.store {
+            store.fsync()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the slices in `self.batch` and their records; in `strict` makes
+    /// them durable. On an error the session has to be broken: what the files
+    /// hold beyond their known lengths does not count.
+    pub(crate) fn write_batch(&mut self, session: &Session) -> Result {
+        if self.dir.is_none() {
+            self.check_space(session)?;
+            self.make_dir(session)?;
+        } else if self.dat_bytes - self.space_asked_at >= SPACE_EVERY {
+            self.check_space(session)?;
+        }
+        let (Some(map), Some(dat)) = (&self.map, &self.dat) else { return Err(EBADF) };
+        let strict = session.durability == Durability::Strict;
+        self.buf.clear();
+        let mut new_map = 0;
+        if strict && self.uncommitted {
+            let commit = Record {
+                sector: self.map_records,
+                bytes: 0,
+                flags: REC_COMMIT,
+                offset: self.dat_bytes,
+                data_crc: 0,
+            };
+            push_record(&mut self.buf, &commit, &session.id)?;
+            new_map += 1;
+        }
+        let (mut at, mut chunks) = (self.dat_bytes, 0);
+        let mut new_records = 0;
+        for &slice in self.batch.iter() {
+            // SAFETY: In the ring, which only this writer takes from; its
+            // read has ended, so nobody changes it.
+            let slice = unsafe { &*slice };
+            let bytes = slice.bytes as usize;
+            let drop_it = core().params.sabotage & SABOTAGE_DROP_RECORD != 0
+                && self.records + new_records == 0
+                && self.map_records == 0
+                && at == 0;
+            dat.write_pages(&slice.pages, bytes, at)?;
+            let record = Record {
+                sector: session.geo.device_sectors_of(&slice.run).start,
+                bytes: slice.bytes,
+                flags: 0,
+                offset: at,
+                data_crc: sys::crc_pages(&slice.pages, bytes),
+            };
+            if !drop_it {
+                push_record(&mut self.buf, &record, &session.id)?;
+                new_map += 1;
+                new_records += 1;
+            }
+            at += u64::from(slice.bytes);
+            chunks += slice.run.end - slice.run.start;
+        }
+        map.write(&self.buf, RECORDS_OFFSET + self.map_records * RECORD_LEN as u64)?;
+        if strict {
+            // In any order: a record's checksum tells whether its data came.
+            dat.fsync(true)?;
+            map.fsync(true)?;
+        }
+        session.saved_bytes.fetch_add(at - self.dat_bytes, Ordering::Relaxed);
+        session.saved_chunks.fetch_add(chunks, Ordering::Relaxed);
+        core().saved_bytes.fetch_add(at - self.dat_bytes, Ordering::Relaxed);
+        self.map_records += new_map;
+        self.records += new_records;
+        self.dat_bytes = at;
+        self.uncommitted = true;
+        Ok(())
+    }
+
+    /// ENOSPC before the store's filesystem is really full.
+    fn check_space(&mut self, session: &Session) -> Result {
+        let (total, free) = self.store.as_ref().ok_or(ENOENT)?.space()?;
+        self.space_asked_at = self.dat_bytes;
+        let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
+        if free < min {
+            return Err(ENOSPC);
+        }
+        if free < min.saturating_mul(2) && !self.warned_low {
+            self.warned_low = true;
+            pr_warn!("the store has {} MiB left, sessions break at {} MiB\n", free >> 20, min >> 20);
+            crate::claim::tell(session, c"low-space", 0);
+        }
+        Ok(())
+    }
+
+    fn status(&self, session: &Session, state: State) -> Status {
+        let held = {
+            let q = session.queue.lock();
+            q.held
+        };
+        Status {
+            session_id: session.id,
+            generation: self.generation + 1,
+            state,
+            records: self.records,
+            map_records: self.map_records,
+            dat_bytes: self.dat_bytes,
+            end_ns: sys::now_real_ns(),
+            errno: session.errno(),
+            broken_sector: session.broken_sector.load(Ordering::Relaxed),
+            broken_ns: session.broken_ns.load(Ordering::Relaxed),
+            absorbed_bytes: session.absorbed_bytes.load(Ordering::Relaxed),
+            held_bios: held,
+            head_sha256: session.ending.lock().as_ref().map_or([0; 32], |e| e.head_sha256),
+        }
+    }
+
+    /// Writes a new status into the slot that does not count now.
+    fn write_status(&mut self, session: &Session, state: State) -> Result<Status> {
+        let status = self.status(session, state);
+        let map = self.map.as_ref().ok_or(EBADF)?;
+        let mut bytes = [0; SLOT_LEN];
+        status.encode(&mut bytes);
+        map.write(&bytes, SLOT_OFFSETS[status.slot()])?;
+        map.fsync(true)?;
+        self.generation = status.generation;
+        Ok(status)
+    }
+
+    /// Says in the store that the session broke. Best effort: the store may
+    /// be what broke it.
+    pub(crate) fn mark_broken(&mut self, session: &Session) {
+        self.broken_marked = true;
+        let result = (|| {
+            if self.dir.is_none() {
+                self.make_dir(session)?;
+            }
+            let status = self.write_status(session, State::Broken)?;
+            self.write_meta(session, &status)
+        })();
+        if let Err(e) = result {
+            pr_err!("cannot write into the store that a session is broken: {}\n", e.to_errno());
+        }
+    }
+
+    /// Writes the session's end.
+    pub(crate) fn finish(&mut self, session: &Session, state: State) -> Result {
+        if self.dir.is_none() {
+            return Ok(());
+        }
+        if let (Some(map), Some(dat)) = (&self.map, &self.dat) {
+            if state != State::Broken {
+                dat.fsync(true)?;
+                map.fsync(true)?;
+            }
+        }
+        let status = self.write_status(session, state)?;
+        self.write_tail(session, true)?;
+        self.write_meta(session, &status)?;
+        self.dir.as_ref().map_or(Ok(()), Dir::fsync)
+    }
+
+    /// Closes and unpins all.
+    pub(crate) fn close(&mut self) {
+        self.map = None;
+        self.dat = None;
+        self.dir = None;
+        self.chain = None;
+        self.store = None;
+        self.header = None;
+        self.tail = None;
+    }
+
+    /// Links the next session to this one. While the session runs, or if it
+    /// is cut, the link says that nobody watched its end.
+    fn write_tail(&self, session: &Session, ended: bool) -> Result {
+        let mut tail = KBox::new(Tail::new(), GFP_KERNEL)?;
+        tail.session_id = session.id;
+        tail.chain_seq = session.chain_seq.load(Ordering::Relaxed);
+        tail.boot_id = core().boot_id;
+        tail.device_bytes = session.geo.bytes();
+        tail.chunk_size = session.geo.chunk_bytes();
+        if let Some(ending) = session.ending.lock().as_ref().filter(|_| ended) {
+            tail.load_id = core().load_id;
+            tail.image_mtime_ns = ending.image_mtime_ns;
+            tail.head_sha256 = ending.head_sha256;
+            for &sample in ending.samples.iter() {
+                tail.push(sample);
+            }
+        }
+        let mut bytes = KVec::from_elem(0u8, TAIL_LEN, GFP_KERNEL)?;
+        tail.encode(bytes.as_mut_slice().try_into().map_err(|_| EINVAL)?);
+        let key = chain_key(&sys::sha256(&session.name));
+        replace(self.chain.as_ref().ok_or(ENOENT)?, &key, &bytes)
+    }
+
+    fn write_meta(&self, session: &Session, status: &Status) -> Result {
+        let header = self.header.as_ref().ok_or(EINVAL)?;
+        let fs_type = (*session.beginning.lock()).map_or("", |b| b.fs_type);
+        let mut text = Text(KVec::with_capacity(16 << 10, GFP_KERNEL)?);
+        let saved = session.saved_bytes.load(Ordering::Relaxed);
+        meta::write_json(&mut text, header, status, fs_type, saved).map_err(|_| ENOMEM)?;
+        replace(self.dir.as_ref().ok_or(ENOENT)?, META_NAME.as_bytes(), &text.0)
+    }
+}
+
+/// Text that grows.
+struct Text(KVec<u8>);
+
+impl Write for Text {
+    fn write_str(&mut self, s: &str) -> ::core::fmt::Result {
+        self.0.extend_from_slice(s.as_bytes(), GFP_KERNEL).map_err(|_| ::core::fmt::Error)
+    }
+}
+
+/// Replaces a small file as a whole: no reader and no power cut sees half.
+fn replace(dir: &Dir, name: &[u8], content: &[u8]) -> Result {
+    let mut tmp = ShortString::<255>::new();
+    tmp.push(b".");
+    tmp.push(name);
+    tmp.push(b".tmp");
+    let tmp = c_name(tmp.as_bytes())?;
+    let file = dir.create_file(&tmp, true)?;
+    file.write(content, 0)?;
+    file.fsync(false)?;
+    drop(file);
+    dir.rename(&tmp, &*c_name(name)?)?;
+    dir.fsync()
+}
+
+/// What the store knows of a device's last session; for control calls.
+pub(crate) fn read_tail(name: &[u8]) -> Result<KBox<Tail>> {
+    let chain = Dir::resolve(&*core().store_path()?)?.child(c".bdsnap-chain")?;
+    let file = chain.open_file(&*c_name(&chain_key(&sys::sha256(name)))?)?;
+    let mut bytes = KVec::from_elem(0u8, TAIL_LEN, GFP_KERNEL)?;
+    let n = file.read(&mut bytes, 0)?;
+    let tail = Tail::decode(&bytes[..n]).map_err(|_| EINVAL)?;
+    Ok(KBox::new(tail, GFP_KERNEL)?)
+}
+
+fn read_marker(store: &Dir) -> Result<Marker> {
+    let file = store.open_file(c".bdsnap-store")?;
+    let mut bytes = [0; MARKER_LEN];
+    let n = file.read(&mut bytes, 0)?;
+    Marker::decode(&bytes[..n]).map_err(|_| EINVAL)
+}
+
+fn push_record(buf: &mut KVec<u8>, record: &Record, session: &Id) -> Result {
+    let mut bytes = [0; RECORD_LEN];
+    record.encode(session, &mut bytes);
+    Ok(buf.extend_from_slice(&bytes, GFP_KERNEL)?)
+}
+
+#[inline(never)]
+fn make_header(
+    session: &Session,
+    b: &Beginning,
+    store_id: &Id,
+    seq: u64,
+) -> Result<KBox<Header>> {
+    let mut h = KBox::new(Header::new(), GFP_KERNEL)?;
+    h.session_id = session.id;
+    h.store_id = *store_id;
+    h.prev_session_id = b.prev_session_id;
+    h.group_id = b.group_id;
+    h.boot_id = core().boot_id;
+    h.load_id = core().load_id;
+    h.chain_seq = seq;
+    h.start_ns = session.start_ns;
+    h.start_boot_ns = session.start_boot_ns;
+    h.device_bytes = session.geo.bytes();
+    h.part_start = session.geo.on_disk().start;
+    h.loop_offset = b.loop_offset;
+    h.loop_sizelimit = b.loop_sizelimit;
+    h.chunk_size = session.geo.chunk_bytes();
+    h.logical_block_size = b.logical_block_size;
+    h.dev_major = b.dev_major;
+    h.dev_minor = b.dev_minor;
+    h.kind = Kind::Mount;
+    h.durability = session.durability;
+    h.gap_before = b.gap_before;
+    h.dev_flags = b.dev_flags;
+    h.head_sha256 = b.head_sha256;
+    if !h.set_name(&session.name) {
+        return Err(EINVAL);
+    }
+    Ok(h)
+}
+

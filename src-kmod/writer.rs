@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Moves pre-images from memory into the store, in order and in batches.
+
+use crate::core_state::core;
+use crate::live::{Kind, Token};
+use crate::session::{Queue, Session, READ, READING};
+use crate::store::{Files, BATCH};
+use crate::sys::NoIo;
+use ::core::sync::atomic::Ordering;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::workqueue::WorkItem;
+
+/// Most bytes that are made durable together.
+const BATCH_BYTES: u64 = 16 << 20;
+
+impl WorkItem<2> for Session {
+    type Pointer = Arc<Session>;
+
+    fn run(this: Arc<Session>) {
+        let _live = Token::new(Kind::Works);
+        let _noio = NoIo::enter();
+        let mut files = this.files.lock();
+        if !files.looked {
+            files.looked = true;
+            if let Err(e) = files.look(&this) {
+                this.break_with(e, this.geo.on_disk().start);
+            }
+            this.opened.happen();
+        }
+        write_what_is_read(&this, &mut files);
+        finish_if_due(&this, &mut files);
+    }
+}
+
+enum Next {
+    Nothing,
+    Batch,
+    Failed(Error, u64),
+}
+
+fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
+    loop {
+        if this.is_broken() {
+            drop_what_is_read(this, files);
+            // Before a filesystem may write there is nothing to mark.
+            if !files.broken_marked && this.beginning.lock().is_some() {
+                files.mark_broken(this);
+            }
+            return;
+        }
+        match collect(this, files) {
+            Next::Nothing => return,
+            Next::Failed(error, sector) => this.break_with(error, sector),
+            Next::Batch => {
+                let sector = this.geo.on_disk().start;
+                match files.write_batch(this) {
+                    Ok(()) => retire_batch(this, files),
+                    Err(e) => this.break_with(e, first_sector(this, files).unwrap_or(sector)),
+                }
+            }
+        }
+    }
+}
+
+/// The disk's sector that the batch begins with.
+fn first_sector(this: &Session, files: &Files) -> Option<u64> {
+    // SAFETY: Slices of the batch are in the ring until this writer retires
+    // them.
+    let slice = unsafe { &**files.batch.first()? };
+    Some(this.geo.sectors_of(&slice.run).start)
+}
+
+/// Puts the addresses of the oldest slices whose reads have ended well into
+/// the batch. They stay in the ring.
+fn collect(this: &Session, files: &mut Files) -> Next {
+    files.batch.clear();
+    let mut bytes = 0;
+    let mut q = this.queue.lock();
+    while let Some(p) = q.ring.get(files.batch.len()) {
+        let state = p.slice.state.load(Ordering::Acquire);
+        if state == READING {
+            break;
+        }
+        if state != READ {
+            if !files.batch.is_empty() {
+                break;
+            }
+            let errno = i32::try_from(state - READ).unwrap_or(5);
+            return Next::Failed(
+                Error::from_errno(-errno),
+                this.geo.sectors_of(&p.slice.run).start,
+            );
+        }
+        bytes += u64::from(p.slice.bytes);
+        if files.batch.len() == BATCH || (bytes > BATCH_BYTES && !files.batch.is_empty()) {
+            break;
+        }
+        // Its capacity is BATCH: this does not allocate.
+        if files.batch.push_within_capacity(&*p.slice).is_err() {
+            break;
+        }
+    }
+    if files.batch.is_empty() {
+        Next::Nothing
+    } else {
+        Next::Batch
+    }
+}
+
+/// The batch is safe: its chunks are saved, its bios may go, its memory is
+/// free.
+fn retire_batch(this: &Arc<Session>, files: &mut Files) {
+    for &slice in files.batch.iter() {
+        // SAFETY: Still in the ring.
+        let run = unsafe { (*slice).run };
+        this.saved().insert(run.start, run.end);
+    }
+    retire(this, files, files.batch.len());
+    this.kick_releaser();
+}
+
+/// Takes the `n` oldest slices, at most [`BATCH`], out of the ring.
+fn retire(this: &Session, files: &mut Files, n: usize) {
+    files.batch.clear();
+    let mut bytes = 0;
+    let mut q = this.queue.lock();
+    for _ in 0..n {
+        let Queue { ring, ready, .. } = &mut *q;
+        let Some(mut p) = ring.pop() else { break };
+        ready.append(&mut p.waiters);
+        bytes += u64::from(p.slice.bytes);
+        // Its capacity is BATCH, so that nothing is freed under the lock.
+        if files.retired.push_within_capacity(p).is_err() {
+            break;
+        }
+    }
+    this.note_ring(&q);
+    drop(q);
+    files.retired.clear();
+    core().budget.release(this, bytes);
+}
+
+/// A broken session's slices are of no more use; those whose reads are still
+/// under way stay until they end.
+fn drop_what_is_read(this: &Session, files: &mut Files) {
+    loop {
+        let mut q = this.queue.lock();
+        let mut n = 0;
+        while n < BATCH {
+            match q.ring.get(n) {
+                Some(p) if p.slice.state.load(Ordering::Acquire) != READING => n += 1,
+                _ => break,
+            }
+        }
+        drop(q);
+        if n == 0 {
+            return;
+        }
+        retire(this, files, n);
+    }
+}
+
+fn finish_if_due(this: &Arc<Session>, files: &mut Files) {
+    if !this.closing.load(Ordering::Acquire)
+        || this.finished.load(Ordering::Acquire)
+        || this.ending.lock().is_none()
+        || this.queue.lock().ring.len() != 0
+    {
+        return;
+    }
+    this.finished.store(true, Ordering::Release);
+    if let Err(e) = files.finish(this, this.state()) {
+        this.finished.store(false, Ordering::Release);
+        this.break_with(e, this.geo.on_disk().start);
+        this.finished.store(true, Ordering::Release);
+        files.mark_broken(this);
+    }
+    files.close();
+    // Who told the end of the last read may still be about to leave.
+    while this.reads.load(Ordering::Acquire) != 0 {
+        let _ = crate::sys::sleep_killable(1);
+    }
+    core().forget(this);
+    this.closed.happen();
+}
