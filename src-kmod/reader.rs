@@ -134,7 +134,6 @@ fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
 /// if the session broke meanwhile.
 fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
     this.add_leaves(run.start, run.end)?;
-    let chunk_pages = this.geo.chunk_bytes() as usize / PAGE_SIZE;
     let mut bytes = this.geo.sectors_of(&run).len() * 512;
     if !core().budget.acquire(this, bytes) {
         return Ok(None);
@@ -149,14 +148,15 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
             }
         }
         // Memory for a part of the run is enough for that part.
-        let whole = (pages.len() / chunk_pages) as u64;
+        let whole = this.geo.whole_chunks((pages.len() * PAGE_SIZE) as u64);
         let mut part = run;
         if pages.len() * PAGE_SIZE < bytes as usize {
             if whole == 0 {
                 return Err(ENOMEM);
             }
             part.end = run.start + whole;
-            pages.truncate(whole as usize * chunk_pages);
+            let used = this.geo.sectors_of(&part).len() * 512;
+            pages.truncate((used as usize).div_ceil(PAGE_SIZE));
         }
         let part_bytes = this.geo.sectors_of(&part).len() * 512;
         let slice = KBox::new(

@@ -301,21 +301,6 @@ u32 bdsnap_crc_pages(struct page **pages, size_t bytes)
 	return ~crc;
 }
 
-void bdsnap_sha256_pages(struct page **pages, size_t bytes, u8 out[32])
-{
-	struct sha256_ctx ctx;
-	size_t at;
-
-	sha256_init(&ctx);
-	for (at = 0; at < bytes; at += PAGE_SIZE) {
-		void *p = kmap_local_page(pages[at >> PAGE_SHIFT]);
-
-		sha256_update(&ctx, p, min_t(size_t, PAGE_SIZE, bytes - at));
-		kunmap_local(p);
-	}
-	sha256_final(&ctx, out);
-}
-
 void bdsnap_sha256(const u8 *data, size_t len, u8 out[32])
 {
 	sha256(data, len, out);
@@ -478,11 +463,6 @@ void bdsnap_disk_get(struct gendisk *disk)
 void bdsnap_disk_put(struct gendisk *disk)
 {
 	put_device(disk_to_dev(disk));
-}
-
-bool bdsnap_disk_alive(struct gendisk *disk)
-{
-	return disk_live(disk) && !test_bit(GD_DEAD, &disk->state);
 }
 
 int bdsnap_disk_refusal(struct gendisk *disk)

@@ -60,7 +60,6 @@ int bdsnap_pbkdf2_block(const u8 *pw, size_t pw_len, const u8 *salt,
 			size_t salt_len, u32 rounds, u8 out[32]);
 bool bdsnap_equal_ct(const void *a, const void *b, size_t n);
 void bdsnap_wipe(void *p, size_t n);
-void bdsnap_sha256_pages(struct page **pages, size_t bytes, u8 out[32]);
 void bdsnap_sha256(const u8 *data, size_t len, u8 out[32]);
 
 /* Bios and disks. */
@@ -75,7 +74,6 @@ void bdsnap_bio_absorb(struct bio *bio);
 void bdsnap_bio_prepare_hold(struct bio *bio);
 void bdsnap_disk_get(struct gendisk *disk);
 void bdsnap_disk_put(struct gendisk *disk);
-bool bdsnap_disk_alive(struct gendisk *disk);
 int bdsnap_disk_refusal(struct gendisk *disk);
 void bdsnap_sync_range(struct gendisk *disk, u64 start, u64 end);
 int bdsnap_flush(struct gendisk *disk);

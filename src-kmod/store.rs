@@ -104,11 +104,6 @@ impl Files {
         })
     }
 
-    /// Whether the session has a directory.
-    pub(crate) fn has_dir(&self) -> bool {
-        self.dir.is_some()
-    }
-
     /// Resolves and pins the store, checks that it is one and may be used,
     /// reads what it knows of the device.
     pub(crate) fn look(&mut self, session: &Session) -> Result {

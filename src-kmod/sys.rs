@@ -89,11 +89,6 @@ mod c {
         ) -> c_int;
         pub(super) fn bdsnap_equal_ct(a: *const c_void, b: *const c_void, n: usize) -> bool;
         pub(super) fn bdsnap_wipe(p: *mut c_void, n: usize);
-        pub(super) fn bdsnap_sha256_pages(
-            pages: *const *mut bindings::page,
-            bytes: usize,
-            out: *mut u8,
-        );
         pub(super) fn bdsnap_sha256(data: *const u8, len: usize, out: *mut u8);
         pub(super) fn bdsnap_bios_init() -> c_int;
         pub(super) fn bdsnap_bios_exit();
@@ -115,7 +110,6 @@ mod c {
         pub(super) fn bdsnap_bio_prepare_hold(bio: *mut bio);
         pub(super) fn bdsnap_disk_get(disk: *mut gendisk);
         pub(super) fn bdsnap_disk_put(disk: *mut gendisk);
-        pub(super) fn bdsnap_disk_alive(disk: *mut gendisk) -> bool;
         pub(super) fn bdsnap_disk_refusal(disk: *mut gendisk) -> c_int;
         pub(super) fn bdsnap_sync_range(disk: *mut gendisk, start: u64, end: u64);
         pub(super) fn bdsnap_flush(disk: *mut gendisk) -> c_int;
@@ -428,14 +422,6 @@ pub(crate) fn crc_pages(pages: &[Page], bytes: usize) -> u32 {
     unsafe { c::bdsnap_crc_pages(raw_pages(pages, bytes), bytes) }
 }
 
-/// SHA-256 of the first `bytes` bytes of `pages`.
-pub(crate) fn sha256_pages(pages: &[Page], bytes: usize) -> [u8; 32] {
-    let mut out = [0; 32];
-    // SAFETY: As above; `out` has 32 bytes.
-    unsafe { c::bdsnap_sha256_pages(raw_pages(pages, bytes), bytes, out.as_mut_ptr()) };
-    out
-}
-
 /// Copies from the pages' beginning.
 pub(crate) fn copy_from_pages(pages: &[Page], out: &mut [u8]) {
     for (page, part) in pages.iter().zip(out.chunks_mut(kernel::page::PAGE_SIZE)) {
@@ -517,52 +503,46 @@ impl Disk {
         self.0.as_ptr()
     }
 
-    /// Whether it has not been removed.
-    pub(crate) fn is_alive(&self) -> bool {
-        // SAFETY: Valid by the type's invariant; the same for all below.
-        unsafe { c::bdsnap_disk_alive(self.as_ptr()) }
-    }
-
     /// EINVAL for zoned and DAX devices: their writes are not all bios.
     pub(crate) fn check_supported(&self) -> Result {
-        // SAFETY: See `is_alive`.
+        // SAFETY: Valid by the type's invariant.
         check(unsafe { c::bdsnap_disk_refusal(self.as_ptr()) })
     }
 
     /// Writes out the page caches of whatever overlaps these sectors.
     pub(crate) fn sync_caches(&self, start: u64, end: u64) {
-        // SAFETY: See `is_alive`.
+        // SAFETY: Valid by the type's invariant.
         unsafe { c::bdsnap_sync_range(self.as_ptr(), start, end) }
     }
 
     /// Flushes the drive's cache.
     pub(crate) fn flush(&self) -> Result {
-        // SAFETY: See `is_alive`.
+        // SAFETY: Valid by the type's invariant.
         check(unsafe { c::bdsnap_flush(self.as_ptr()) })
     }
 
     /// Requests in flight.
     pub(crate) fn inflight(&self) -> u32 {
-        // SAFETY: See `is_alive`.
+        // SAFETY: Valid by the type's invariant.
         unsafe { c::bdsnap_inflight(self.as_ptr()) }
     }
 
     /// Whether somebody holds a device in these sectors exclusively.
     pub(crate) fn is_claimed(&self, start: u64, end: u64) -> bool {
-        // SAFETY: See `is_alive`.
+        // SAFETY: Valid by the type's invariant.
         unsafe { c::bdsnap_range_claimed(self.as_ptr(), start, end) }
     }
 
     /// Its name, as in /sys/block.
     pub(crate) fn name(&self, buf: &mut [u8; 32]) -> usize {
-        // SAFETY: See `is_alive`; `buf` has so many bytes.
+        // SAFETY: Valid by the type's invariant; `buf` has so many bytes.
         let n = unsafe { c::bdsnap_disk_name(self.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
         usize::try_from(n).unwrap_or(0)
     }
 
     /// Reads into `pages` and waits.
     pub(crate) fn read_sync(&self, sector: u64, pages: &[Page], bytes: usize) -> Result {
-        // SAFETY: See `is_alive`; pages checked by `raw_pages`.
+        // SAFETY: Valid by the type's invariant; pages checked by `raw_pages`.
         check(unsafe {
             c::bdsnap_read_sync(self.as_ptr(), sector, raw_pages(pages, bytes), bytes)
         })
@@ -580,7 +560,7 @@ impl Disk {
         bytes: usize,
         cookie: *mut c_void,
     ) -> Result {
-        // SAFETY: See `is_alive`; the rest is the caller's promise.
+        // SAFETY: Valid by the type's invariant; the rest is the caller's promise.
         check(unsafe {
             c::bdsnap_read_submit(self.as_ptr(), sector, raw_pages(pages, bytes), bytes, cookie)
         })

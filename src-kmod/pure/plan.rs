@@ -116,9 +116,14 @@ impl Geometry {
         Sectors { start: s.start - self.first, end: s.end - self.first }
     }
 
+    /// How many whole chunks so many bytes are.
+    pub fn whole_chunks(&self, bytes: u64) -> u64 {
+        bytes >> (self.chunk_shift + 9)
+    }
+
     /// Chunks that one read may take: [`super::format::RUN_MAX`] bytes.
     pub fn run_max(&self) -> u64 {
-        u64::from(super::format::RUN_MAX / self.chunk_bytes())
+        self.whole_chunks(super::format::RUN_MAX.into())
     }
 }
 
