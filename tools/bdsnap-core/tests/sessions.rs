@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading sessions: whole ones, damaged ones, torn ones.
+#![allow(missing_docs)]
+
+use std::fs;
+use std::path::Path;
+
+use bdsnap_abi::format::{
+    Durability, State, DAT_NAME, MAP_NAME, RECORDS_OFFSET, RECORD_LEN, SLOT_OFFSETS,
+};
+use bdsnap_core::progress::{Silent, Stop};
+use bdsnap_core::session::{Checked, Restorable, Session, View};
+use bdsnap_core::store::Item;
+use bdsnap_core::test_support::{flip, pattern, Lab, Options};
+use bdsnap_core::Kind;
+
+const CHUNK: usize = 4096;
+
+fn lab(dir: &Path) -> Lab {
+    Lab::new(dir, 10 * CHUNK + 512)
+}
+
+fn read(lab: &Lab, dir: &str) -> Result<Session, String> {
+    Session::read(&lab.path(dir), dir.as_bytes())
+}
+
+/// Reads and checks; an error is damage, in words.
+fn check(lab: &Lab, dir: &str) -> Result<Checked, String> {
+    let session = read(lab, dir)?;
+    session.check(false, &Silent, &Stop::never()).map_err(|e| {
+        assert_eq!(e.kind, Kind::Verification);
+        e.message
+    })
+}
+
+/// A closed session of two runs, one of them the short last chunk.
+fn closed(lab: &mut Lab) -> String {
+    let mut r = lab.record(&Options::default());
+    r.write(CHUNK, &[1; 2 * CHUNK]);
+    r.commit();
+    r.write(10 * CHUNK, &[2; 512]);
+    r.end(State::Closed)
+}
+
+#[test]
+fn closed_session_is_whole() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let dir = closed(&mut lab);
+    let s = read(&lab, &dir).unwrap();
+    assert_eq!(s.view(false), View::Closed);
+    assert_eq!(s.restorable(false), Restorable::Yes(None));
+    let c = check(&lab, &dir).unwrap();
+    assert_eq!((c.runs.len(), c.bytes, c.torn, c.tail), (2, 2 * 4096 + 512, 0, 0));
+}
+
+#[test]
+fn any_flipped_bit_is_found() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let dir = closed(&mut lab);
+    for file in [MAP_NAME, DAT_NAME] {
+        let path = lab.path(&dir).join(file);
+        let bits = fs::metadata(&path).unwrap().len() * 8;
+        // Every field of every structure has its turn, with changing bits.
+        let whole = fs::read(&path).unwrap();
+        for byte in (0..bits / 8).step_by(5).chain(bits / 8 - 64..bits / 8) {
+            flip(&path, byte * 8 + (byte * 5) % 8);
+            assert!(check(&lab, &dir).is_err(), "{file}: byte {byte}");
+            fs::write(&path, &whole).unwrap();
+        }
+    }
+    check(&lab, &dir).unwrap();
+}
+
+#[test]
+fn any_truncation_and_addition_is_found() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let dir = closed(&mut lab);
+    let map = lab.path(&dir).join(MAP_NAME);
+    let dat = lab.path(&dir).join(DAT_NAME);
+    for (path, lengths) in [
+        (&map, vec![0, 7, 8191, 8192, 9000, 12287, 12288, 12288 + 31, 12288 + 32, 12288 + 4 * 32 - 1]),
+        (&dat, vec![0, 1, 8192, 8703]),
+    ] {
+        let whole = fs::read(path).unwrap();
+        for len in lengths {
+            fs::write(path, &whole[..len]).unwrap();
+            assert!(check(&lab, &dir).is_err(), "{}: {len}", path.display());
+        }
+        fs::write(path, &whole).unwrap();
+    }
+    let whole = fs::read(&map).unwrap();
+    fs::write(&map, [&whole[..], &[0; RECORD_LEN]].concat()).unwrap();
+    assert!(check(&lab, &dir).is_err());
+    fs::write(&map, &whole).unwrap();
+    fs::remove_file(&dat).unwrap();
+    assert!(check(&lab, &dir).is_err());
+    // Room allocated beforehand is no damage.
+    fs::write(&dat, [0; 20]).unwrap();
+    assert!(check(&lab, &dir).is_err());
+}
+
+#[test]
+fn swapped_files_are_found() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let (a, b) = (closed(&mut lab), closed(&mut lab));
+    for file in [MAP_NAME, DAT_NAME] {
+        let (a_path, b_path) = (lab.path(&a).join(file), lab.path(&b).join(file));
+        let whole = fs::read(&a_path).unwrap();
+        if file == MAP_NAME {
+            // A record of another session under this one's header.
+            let other = fs::read(&b_path).unwrap();
+            let mut mixed = whole.clone();
+            let at = RECORDS_OFFSET as usize;
+            mixed[at..at + RECORD_LEN].copy_from_slice(&other[at..at + RECORD_LEN]);
+            fs::write(&a_path, mixed).unwrap();
+        } else {
+            fs::copy(&b_path, &a_path).unwrap();
+        }
+        assert!(check(&lab, &a).is_err());
+        fs::write(&a_path, whole).unwrap();
+    }
+}
+
+#[test]
+fn a_chunk_twice_is_damage() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let mut r = lab.record(&Options::default());
+    r.write(0, &[1; 2 * CHUNK]);
+    let mut again = r.records[0];
+    again.sector = 8;
+    again.bytes = 4096;
+    again.data_crc = crc32c::crc32c(&r.dat[..4096]);
+    r.records.push(again);
+    let dir = r.end(State::Closed);
+    assert!(check(&lab, &dir).unwrap_err().contains("twice"));
+}
+
+#[test]
+fn records_beyond_device_or_data_are_damage() {
+    for (sector, bytes, offset) in
+        [(81, 4096, 0), (80, 4096, 0), (u64::MAX, 4096, 0), (0, 4096, u64::MAX), (0, 4096, 4096)]
+    {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut lab = lab(tmp.path());
+        let mut r = lab.record(&Options::default());
+        r.write(0, &[1; CHUNK]);
+        r.records[0] = bdsnap_abi::format::Record { sector, bytes, offset, ..r.records[0] };
+        let dir = r.end(State::Closed);
+        assert!(check(&lab, &dir).is_err(), "{sector} {bytes} {offset}");
+    }
+}
+
+#[test]
+fn interrupted_session_keeps_its_tail() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let mut r = lab.record(&Options::default());
+    r.write(0, &[1; CHUNK]);
+    r.commit();
+    r.write(CHUNK, &[2; CHUNK]);
+    r.write(2 * CHUNK, &[3; CHUNK]);
+    let dir = r.cut();
+    let s = read(&lab, &dir).unwrap();
+    assert_eq!((s.view(false), s.view(true)), (View::Interrupted, View::Recording));
+    assert!(matches!(s.restorable(false), Restorable::Yes(Some(_))));
+    assert!(matches!(s.restorable(true), Restorable::No(_)));
+    let c = check(&lab, &dir).unwrap();
+    assert_eq!((c.runs.len(), c.tail, c.torn), (3, 2, 0));
+    // While it is being recorded the tail is in motion.
+    assert_eq!(s.check(true, &Silent, &Stop::never()).unwrap().runs.len(), 1);
+
+    let (map, dat) = (lab.path(&dir).join(MAP_NAME), lab.path(&dir).join(DAT_NAME));
+    let (whole_map, whole_dat) = (fs::read(&map).unwrap(), fs::read(&dat).unwrap());
+    let record = |i: usize| (RECORDS_OFFSET as usize + i * RECORD_LEN) as u64 * 8;
+    // (what, runs left, torn)
+    let case = |change: &dyn Fn(), runs: usize, torn: u64, what: &str| {
+        change();
+        let c = check(&lab, &dir).unwrap();
+        assert_eq!((c.runs.len(), c.torn), (runs, torn), "{what}");
+        fs::write(&map, &whole_map).unwrap();
+        fs::write(&dat, &whole_dat).unwrap();
+    };
+    case(&|| flip(&map, record(2) + 3), 1, 0, "a torn record ends the map");
+    case(&|| flip(&map, record(3) + 3), 2, 0, "the last record is torn");
+    case(&|| flip(&dat, (CHUNK * 8) as u64), 2, 1, "torn data in the tail");
+    case(&|| fs::write(&dat, &whole_dat[..CHUNK]).unwrap(), 1, 2, "data of the tail are missing");
+    case(&|| fs::write(&map, &whole_map[..whole_map.len() - 5]).unwrap(), 2, 0, "half a record");
+    case(
+        &|| fs::write(&map, [&whole_map[..], &[0; 4096]].concat()).unwrap(),
+        3,
+        0,
+        "empty room at the end",
+    );
+    // Before the commit nothing may be wrong.
+    flip(&map, record(0) + 3);
+    assert!(check(&lab, &dir).unwrap_err().contains("commit follows"));
+    fs::write(&map, &whole_map).unwrap();
+    flip(&dat, 8);
+    assert!(check(&lab, &dir).unwrap_err().contains("sector 0"));
+    fs::write(&dat, &whole_dat[..100]).unwrap();
+    assert!(check(&lab, &dir).unwrap_err().contains("durable"));
+}
+
+#[test]
+fn a_lost_newer_status_is_noticed() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let mut r = lab.record(&Options::default());
+    r.write(0, &[1; CHUNK]);
+    let dir = r.end(State::Broken);
+    // Generation 2 is in slot 0: the older slot still says "recording".
+    flip(&lab.path(&dir).join(MAP_NAME), (SLOT_OFFSETS[0] + 40) * 8);
+    let s = read(&lab, &dir).unwrap();
+    assert_eq!(s.view(false), View::Interrupted);
+    assert!(matches!(s.restorable(false), Restorable::Lossy(_)));
+    assert!(check(&lab, &dir).unwrap_err().contains("slot"));
+}
+
+#[test]
+fn states_and_what_they_allow() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    for (state, view) in [(State::Broken, View::Broken), (State::Tainted, View::Tainted)] {
+        let mut r = lab.record(&Options::default());
+        r.write(0, &[1; CHUNK]);
+        let dir = r.end(state);
+        let s = read(&lab, &dir).unwrap();
+        assert_eq!(s.view(false), view);
+        assert!(matches!(s.restorable(false), Restorable::Lossy(_)));
+        check(&lab, &dir).unwrap();
+    }
+    let options = Options { durability: Durability::Async, ..Options::default() };
+    let mut r = lab.record(&options);
+    r.write(0, &[1; CHUNK]);
+    let dir = r.cut();
+    assert!(matches!(read(&lab, &dir).unwrap().restorable(false), Restorable::Lossy(_)));
+}
+
+#[test]
+fn the_store_lists_what_it_cannot_read() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let dir = closed(&mut lab);
+    let root = lab.store.path();
+    let make = |name: &str, map: Option<&[u8]>| {
+        fs::create_dir(root.join(name)).unwrap();
+        if let Some(map) = map {
+            fs::write(root.join(name).join(MAP_NAME), map).unwrap();
+        }
+    };
+    make("vdb_20261121T000000Z", None);
+    make("odd", Some(&pattern(100, 3)));
+    make("notes", None);
+    make("sda_1763790000", Some(&[0; 21]));
+    make("sda_1763790001", None);
+    fs::write(root.join("sda_1763790000").join(DAT_NAME), "").unwrap();
+    std::os::unix::fs::symlink("/dev/zero", root.join(&dir).join("extra")).unwrap();
+    fs::create_dir(root.join("fifo_20261121T000000Z")).unwrap();
+    let fifo = root.join("fifo_20261121T000000Z").join(MAP_NAME);
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut found: Vec<(String, bool)> = lab
+        .store
+        .items()
+        .unwrap()
+        .iter()
+        .map(|i| {
+            let good = matches!(i, Item::Session(_) | Item::Original(_));
+            (String::from_utf8(i.dir().to_vec()).unwrap(), good)
+        })
+        .collect();
+    found.sort();
+    let mut expected = [
+        (dir.as_str(), true),
+        ("vdb_20261121T000000Z", false),
+        ("odd", false),
+        ("sda_1763790000", false),
+        ("fifo_20261121T000000Z", false),
+    ];
+    expected.sort_unstable();
+    let found: Vec<(&str, bool)> = found.iter().map(|(n, g)| (n.as_str(), *g)).collect();
+    assert_eq!(found, expected);
+}

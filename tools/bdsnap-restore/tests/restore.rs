@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `bdsnap-restore` on image files, without the module: then nobody watched,
+//! and every restore goes over a gap.
+#![allow(missing_docs)]
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use bdsnap_core::abi::format::{Gap, Kind, State, DAT_NAME, MAP_NAME, NO_ID};
+use bdsnap_core::store::Item;
+use bdsnap_core::test_support::{flip, pattern, Lab, Options};
+use serde_json::Value;
+
+const CHUNK: usize = 4096;
+const SIZE: usize = 300 * CHUNK + 1536;
+
+struct Ran {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+fn run(lab: &Lab, args: &[&OsStr]) -> Ran {
+    let output = Command::new(env!("CARGO_BIN_EXE_bdsnap-restore"))
+        .arg("--store")
+        .arg(lab.store.path())
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Ran {
+        status: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Runs with the image and these arguments.
+fn restore(lab: &Lab, args: &[&str]) -> Ran {
+    let mut all = vec![lab.image.as_os_str()];
+    all.extend(args.iter().map(OsStr::new));
+    run(lab, &all)
+}
+
+impl Ran {
+    #[track_caller]
+    fn expect(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn says(self, text: &str) -> Self {
+        let both = format!("{}{}", self.out, self.err);
+        assert!(both.contains(text), "{text:?} not in: {both}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+/// Two closed sessions; the images at the start of each, and their names.
+fn two_sessions(lab: &mut Lab) -> [(String, Vec<u8>); 2] {
+    let first = lab.device.clone();
+    let mut r = lab.record(&Options::default());
+    r.write(5 * CHUNK, &pattern(40 * CHUNK, 7));
+    r.write(299 * CHUNK + 100, &pattern(CHUNK, 8));
+    let a = r.end(State::Closed);
+    let second = lab.device.clone();
+    let mut r = lab.record(&Options { zeros: true, ..Options::default() });
+    r.write(0, &pattern(20 * CHUNK, 9));
+    r.write(100 * CHUNK, &pattern(300, 10));
+    let b = r.end(State::Closed);
+    [(a, first), (b, second)]
+}
+
+fn lab() -> (tempfile::TempDir, Lab) {
+    let tmp = tempfile::tempdir().unwrap();
+    let lab = Lab::new(tmp.path(), SIZE);
+    (tmp, lab)
+}
+
+fn sessions(lab: &Lab) -> usize {
+    lab.store.items().unwrap().len()
+}
+
+#[test]
+fn back_to_each_session_and_forth() {
+    let (_tmp, mut lab) = lab();
+    let [(a, first), (b, second)] = two_sessions(&mut lab);
+    let now = lab.content();
+    restore(&lab, &["latest", "--yes"]).expect(5).says("not watched").says("--accept-gap");
+    assert_eq!(lab.content(), now);
+    assert_eq!(sessions(&lab), 2);
+
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(0).says("read back and equal");
+    assert!(lab.content() == second);
+    assert_eq!(sessions(&lab), 3);
+    // The undo session takes it back, and another one that again.
+    restore(&lab, &["--undo", "--yes", "--accept-gap"]).expect(0);
+    assert!(lab.content() == now);
+    restore(&lab, &["--undo", "--yes", "--accept-gap"]).expect(0);
+    assert!(lab.content() == second);
+    // From there to the first one, through all of them.
+    restore(&lab, &[&a, "--yes", "--accept-gap"]).expect(0);
+    assert!(lab.content() == first);
+    restore(&lab, &[&a, "--yes", "--accept-gap"]).expect(0).says("nothing to write");
+    // 'latest' means recorded sessions, not undo sessions.
+    restore(&lab, &["latest~1", "--yes", "--accept-gap"]).expect(0).says("nothing to write");
+    restore(&lab, &[&b[..b.len() - 1], "--yes", "--accept-gap"]).expect(0);
+    assert!(lab.content() == second);
+}
+
+#[test]
+fn undo_session_is_linked_and_private() {
+    let (_tmp, mut lab) = lab();
+    let [(_, _), (b, _)] = two_sessions(&mut lab);
+    let newest = lab.last;
+    let json = restore(&lab, &["latest", "--yes", "--accept-gap", "--json"]).expect(0).json();
+    assert_eq!(json["schema_version"], 1);
+    assert_eq!(json["plan"]["session"], b.as_str());
+    assert_eq!(json["plan"]["accepted"], serde_json::json!(["gap"]));
+    assert_eq!(json["plan"]["unproven"], true);
+    assert_eq!(json["plan"]["gap_now"], "unknown");
+    assert_eq!(json["result"]["bytes_written"], 21 * CHUNK);
+    let name = json["result"]["undo_session"].as_str().unwrap();
+    let Some(Item::Session(undo)) = lab.store.item(name.as_bytes()) else { panic!("{name}") };
+    assert_eq!(undo.header.kind, Kind::Undo);
+    assert_eq!(undo.status.state, State::Closed);
+    assert_eq!(undo.header.prev_session_id, newest);
+    assert_eq!(undo.header.restored_id, newest);
+    assert_eq!(undo.header.gap_before, Gap::Unknown);
+    assert_eq!(undo.header.chain_seq, 3);
+    let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&undo.path), 0o700);
+    for file in ["blocks.map", "blocks.dat", "meta.json"] {
+        assert_eq!(mode(&undo.path.join(file)), 0o600, "{file}");
+    }
+    let tail = lab.store.tail(lab.image.as_os_str().as_encoded_bytes()).unwrap().unwrap();
+    assert_eq!(tail.session_id, undo.header.session_id);
+    assert_eq!(tail.load_id, NO_ID, "no module watched");
+    assert_eq!(tail.device_bytes, SIZE as u64);
+    assert!(tail.image_mtime_ns > 0);
+    for s in tail.samples() {
+        let at = s.sector as usize * 512;
+        assert_eq!(crc32(&lab.content()[at..at + s.bytes as usize]), s.crc);
+    }
+    assert!(!tail.samples().is_empty());
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    bdsnap_core::abi::crc::crc32c(bytes)
+}
+
+#[test]
+fn nothing_waits_without_a_terminal() {
+    let (_tmp, mut lab) = lab();
+    let [(a, _), (b, _)] = two_sessions(&mut lab);
+    let now = lab.content();
+    restore(&lab, &[]).expect(2).says(&format!("choose from: {b}, {a}"));
+    restore(&lab, &["latest", "--accept-gap"]).expect(5).says("--yes");
+    restore(&lab, &["disk.img_", "--yes"]).expect(2).says(&a).says(&b);
+    restore(&lab, &["vdb_2026", "--yes"]).expect(3);
+    restore(&lab, &["latest~2", "--yes"]).expect(3);
+    restore(&lab, &["--undo", "--yes"]).expect(3).says("no undo session");
+    restore(&lab, &["latest", "--undo"]).expect(2);
+    assert_eq!(lab.content(), now);
+    assert_eq!(sessions(&lab), 2);
+}
+
+#[test]
+fn dry_run_writes_nothing() {
+    let (tmp, mut lab) = lab();
+    two_sessions(&mut lab);
+    let now = lab.content();
+    let marker = || fs::read(lab.store.path().join(".bdsnap-store")).unwrap();
+    let before = marker();
+    let ran = restore(&lab, &["latest~1", "--dry-run", "--accept-gap", "--json"]).expect(0);
+    let json = ran.json();
+    assert_eq!(json["result"], Value::Null);
+    assert_eq!(json["plan"]["chain"].as_array().unwrap().len(), 2);
+    let covered = json["plan"]["bytes_covered"].as_u64().unwrap();
+    assert_eq!(covered, 47 * CHUNK as u64 + 1536);
+    assert_eq!(json["plan"]["bytes_to_write"], covered);
+    restore(&lab, &["latest", "--dry-run"]).expect(5);
+    assert_eq!(lab.content(), now);
+    assert_eq!(marker(), before);
+    assert_eq!(sessions(&lab), 2);
+    drop(tmp);
+}
+
+#[test]
+fn to_a_file() {
+    let (tmp, mut lab) = lab();
+    let [(a, first), _] = two_sessions(&mut lab);
+    let now = lab.content();
+    let out = tmp.path().join("past.img");
+    let to = |extra: &[&str]| {
+        let mut args = vec![a.as_str(), "--accept-gap", "--to", out.to_str().unwrap()];
+        args.extend(extra);
+        restore(&lab, &args)
+    };
+    to(&[]).expect(0);
+    assert!(fs::read(&out).unwrap() == first);
+    assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
+    to(&[]).expect(5).says("exists");
+    fs::write(&out, "old").unwrap();
+    to(&["--yes"]).expect(0);
+    assert!(fs::read(&out).unwrap() == first);
+    let image = lab.image.to_str().unwrap();
+    restore(&lab, &["latest", "--accept-gap", "--yes", "--to", image]).expect(5).says("itself");
+    restore(&lab, &["latest", "--accept-gap", "--yes", "--to", "/dev/null"]).expect(5);
+    restore(&lab, &["latest", "--to", image]).expect(5).says("gap");
+    assert!(lab.content() == now);
+    assert_eq!(sessions(&lab), 2);
+    let left: Vec<_> = fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+}
+
+#[test]
+fn damage_is_found_before_the_first_write() {
+    let (_tmp, mut lab) = lab();
+    let [(a, _), (b, _)] = two_sessions(&mut lab);
+    let now = lab.content();
+    for (dir, file, bit) in
+        [(&a, DAT_NAME, 80_000), (&b, DAT_NAME, 1), (&a, MAP_NAME, 12_300 * 8), (&b, MAP_NAME, 9300 * 8)]
+    {
+        let path = lab.path(dir).join(file);
+        let whole = fs::read(&path).unwrap();
+        flip(&path, bit);
+        restore(&lab, &[&a, "--yes", "--accept-gap", "--accept-loss"]).expect(4).says("damaged");
+        fs::write(&path, whole).unwrap();
+        assert!(lab.content() == now);
+        assert_eq!(sessions(&lab), 2);
+    }
+    // A header that cannot be read takes its session out of the chain.
+    flip(&lab.path(&b).join(MAP_NAME), 900);
+    restore(&lab, &[&a, "--yes"]).expect(5).says("gap");
+    restore(&lab, &[&b, "--yes"]).expect(3);
+}
+
+#[test]
+fn a_missing_session_is_a_gap() {
+    let (_tmp, mut lab) = lab();
+    let [(a, _), (b, _)] = two_sessions(&mut lab);
+    let mut r = lab.record(&Options::default());
+    r.write(0, &[1; 10]);
+    r.end(State::Closed);
+    fs::remove_dir_all(lab.path(&b)).unwrap();
+    restore(&lab, &[&a, "--yes"]).expect(5).says("a session in between is missing");
+    let json = restore(&lab, &[&a, "--dry-run", "--accept-gap", "--json"]).expect(0).json();
+    assert_eq!(json["plan"]["chain"][0]["gap_before"], "missing");
+    assert_eq!(json["plan"]["chain"][1]["gap_before"], Value::Null);
+}
+
+#[test]
+fn lossy_sessions_need_consent() {
+    for state in [State::Broken, State::Tainted] {
+        let (_tmp, mut lab) = lab();
+        let first = lab.device.clone();
+        let mut r = lab.record(&Options::default());
+        r.write(0, &[1; CHUNK]);
+        r.end(state);
+        restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(5).says("--accept-loss");
+        let args = ["latest", "--yes", "--accept-gap", "--accept-loss", "--json"];
+        let json = restore(&lab, &args).expect(6).json();
+        assert_eq!(json["plan"]["partial"], true);
+        assert_eq!(json["plan"]["accepted"], serde_json::json!(["gap", "loss"]));
+        assert!(lab.content() == first);
+    }
+}
+
+#[test]
+fn interrupted_strict_session_is_restored() {
+    let (_tmp, mut lab) = lab();
+    let first = lab.device.clone();
+    let mut r = lab.record(&Options::default());
+    r.write(0, &[1; CHUNK]);
+    r.commit();
+    r.write(7 * CHUNK, &[2; CHUNK]);
+    r.cut();
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(0).says("interrupted; strict");
+    assert!(lab.content() == first);
+}
+
+#[test]
+fn one_of_several_devices_needs_consent() {
+    let (_tmp, mut lab) = lab();
+    let group = Options { group: [9; 16], ..Options::default() };
+    let mut r = lab.record(&group);
+    r.write(0, &[1; CHUNK]);
+    r.end(State::Closed);
+    // Alone in its group: nothing to say.
+    restore(&lab, &["latest", "--dry-run", "--accept-gap"]).expect(0);
+    let mut other = lab.record(&group);
+    other.write(0, &[2; CHUNK]);
+    assert!(other.header.set_name(b"/dev/other"));
+    other.end(State::Closed);
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(5).says("/dev/other").says("--alone");
+    restore(&lab, &["latest", "--dry-run", "--accept-gap", "--alone"]).expect(0);
+}
+
+#[test]
+fn another_device_is_refused() {
+    let (tmp, mut lab) = lab();
+    let [(a, first), _] = two_sessions(&mut lab);
+    // The image has grown: not the device of the sessions.
+    fs::write(&lab.image, [&lab.content()[..], &[0; 512]].concat()).unwrap();
+    restore(&lab, &[&a, "--yes", "--accept-gap"]).expect(5).says("--to FILE");
+    let out = tmp.path().join("out");
+    restore(&lab, &[&a, "--accept-gap", "--to", out.to_str().unwrap()]).expect(0);
+    assert!(fs::read(out).unwrap() == first);
+    let other = tmp.path().join("other.img");
+    fs::write(&other, vec![0; SIZE]).unwrap();
+    run(&lab, &[other.as_os_str(), OsStr::new(&a), OsStr::new("--yes")])
+        .expect(5)
+        .says("of another device");
+    run(&lab, &[other.as_os_str(), OsStr::new("latest"), OsStr::new("--yes")]).expect(3);
+    run(&lab, &[OsStr::new("/dev/never-there"), OsStr::new("latest")]).expect(3);
+}
+
+#[test]
+fn without_undo_there_is_a_gap() {
+    let (_tmp, mut lab) = lab();
+    let [_, (_, second)] = two_sessions(&mut lab);
+    restore(&lab, &["latest", "--yes", "--accept-gap", "--no-undo"]).expect(0).says("gap");
+    assert!(lab.content() == second);
+    assert_eq!(sessions(&lab), 2);
+    let tail = lab.store.tail(lab.image.as_os_str().as_encoded_bytes()).unwrap().unwrap();
+    assert_eq!((tail.session_id, tail.load_id), (lab.last, NO_ID));
+}
+
+#[test]
+fn chunk_sizes_may_differ_in_a_chain() {
+    let (_tmp, mut lab) = lab();
+    let first = lab.device.clone();
+    for (i, chunk) in [65536, 4096, 8192].into_iter().enumerate() {
+        let mut r = lab.record(&Options { chunk, ..Options::default() });
+        r.write(i * 9000 + 50_000, &pattern(30_000, 20 + i as u64));
+        r.write(SIZE - 700 * (i + 1), &[i as u8; 600]);
+        r.end(State::Closed);
+    }
+    restore(&lab, &["latest~2", "--yes", "--accept-gap"]).expect(0);
+    assert!(lab.content() == first);
+    restore(&lab, &["--undo", "--yes", "--accept-gap"]).expect(0);
+    assert!(lab.content() == lab.device);
+}
+
+#[test]
+fn a_locked_image_is_in_use() {
+    let (_tmp, mut lab) = lab();
+    two_sessions(&mut lab);
+    let mut flock = Command::new("flock")
+        .arg(&lab.image)
+        .args(["-c", "echo locked; exec sleep 60"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(flock.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(5).says("locked");
+    flock.kill().unwrap();
+    flock.wait().unwrap();
+}
+
+#[test]
+fn errors_are_json_too() {
+    let (_tmp, mut lab) = lab();
+    two_sessions(&mut lab);
+    let ran = restore(&lab, &["latest", "--yes", "--json"]).expect(5);
+    let json = ran.json();
+    assert_eq!(json["schema_version"], 1);
+    assert_eq!(json["error"]["kind"], "refused");
+    assert_eq!(json["error"]["exit_code"], 5);
+    assert!(json["error"]["hint"].as_str().unwrap().contains("--accept-gap"));
+}
