@@ -132,8 +132,7 @@ sources() {
 	url=$(mirror)
 	echo "deb [signed-by=$KEYRING] $url $1 main"
 	case $1 in
-	sid) ;;
-	*) echo "deb [signed-by=$KEYRING] $url $1-backports main" ;;
+	bookworm | trixie) echo "deb [signed-by=$KEYRING] $url $1-backports main" ;;
 	esac
 }
 

@@ -183,6 +183,7 @@ pub struct Sampler<T: Copy, const N: usize> {
     kept: [Option<T>; N],
     count: usize,
     seen: u64,
+    /// A power of two.
     stride: u64,
 }
 
@@ -194,7 +195,7 @@ impl<T: Copy, const N: usize> Sampler<T, N> {
 
     /// The next item of the sequence.
     pub fn offer(&mut self, item: T) {
-        let turn = self.seen % self.stride == 0;
+        let turn = self.seen & (self.stride - 1) == 0;
         self.seen += 1;
         if !turn {
             return;
@@ -205,7 +206,7 @@ impl<T: Copy, const N: usize> Sampler<T, N> {
             }
             self.count = N / 2;
             self.stride *= 2;
-            if (self.seen - 1) % self.stride != 0 {
+            if (self.seen - 1) & (self.stride - 1) != 0 {
                 return;
             }
         }
