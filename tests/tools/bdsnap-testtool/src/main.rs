@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! For the tests, inside the guest:
+//!
+//! ```text
+//! work DIR SEED MIB         writes to a file system in every way; prints what it can't do
+//! call NR NAME PASSWORD     a system call; prints 0 or the errno's name
+//! call32 NR                 the same as a 32-bit program would, with null pointers
+//! ioctl WHAT NAME PASSWORD [VERSION]   WHAT: activate, deactivate
+//! ioctl-raw NUMBER POINTER  any ioctl of /dev/bdsnap, number in hex
+//! json PATH                 reads a document, prints the value at a.b.0 (`#`: how many)
+//! flip FILE OFFSET          turns one bit over
+//! ```
+//! NAME and PASSWORD are `s:TEXT`, `hex:BYTES`, `len:N` (so many letters), or pointers: `null`,
+//! `low` (nothing is mapped there), `kernel`, `edge:N` (N letters, then an unmapped page).
+
+// System calls with pointers that are wrong on purpose are what this is for.
+#![allow(unsafe_code)]
+
+mod calls;
+mod load;
+
+use std::io::{Error, ErrorKind, Read, Result};
+use std::os::unix::fs::FileExt;
+use std::process::ExitCode;
+
+fn usage() -> Error {
+    Error::new(ErrorKind::InvalidInput, "usage: see the source")
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
+    text.parse().map_err(|_| Error::new(ErrorKind::InvalidInput, format!("not a number: {text}")))
+}
+
+fn run(args: &[&str]) -> Result<()> {
+    match *args {
+        ["work", dir, seed, mib] => load::run(dir.as_ref(), number(seed)?, number(mib)?),
+        ["call", nr, name, password] => calls::call(number(nr)?, name, password),
+        ["call32", nr] => calls::call32(number(nr)?),
+        ["ioctl", what, name, password] => calls::control(what, name, password, None),
+        ["ioctl", what, name, password, version] => {
+            calls::control(what, name, password, Some(number(version)?))
+        }
+        ["ioctl-raw", command, pointer] => {
+            let command = u32::from_str_radix(command, 16).map_err(|_| usage())?;
+            calls::raw(command, pointer)
+        }
+        ["json", path] => json(path),
+        ["flip", file, offset] => flip(file, number(offset)?),
+        _ => Err(usage()),
+    }
+}
+
+fn json(path: &str) -> Result<()> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    let document: serde_json::Value = serde_json::from_str(&text)?;
+    let mut value = &document;
+    for step in path.split('.').filter(|s| !s.is_empty()) {
+        let missing = || Error::new(ErrorKind::NotFound, format!("nothing at {path}"));
+        value = match value {
+            serde_json::Value::Array(all) if step == "#" => {
+                println!("{}", all.len());
+                return Ok(());
+            }
+            serde_json::Value::Array(all) => all.get(number::<usize>(step)?).ok_or_else(missing)?,
+            other => other.get(step).ok_or_else(missing)?,
+        };
+    }
+    match value {
+        serde_json::Value::String(s) => println!("{s}"),
+        other => println!("{other}"),
+    }
+    Ok(())
+}
+
+fn flip(file: &str, offset: u64) -> Result<()> {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(file)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset)?;
+    byte[0] ^= 0x10;
+    file.write_all_at(&byte, offset)?;
+    file.sync_all()
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("bdsnap-testtool {}: {e}", args.join(" "));
+            ExitCode::FAILURE
+        }
+    }
+}
