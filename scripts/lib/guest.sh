@@ -3,8 +3,8 @@
 #
 # Sourced after common.sh: the parts that a guest is put together from. All are cache entries:
 #   guest_root    root.erofs, a Debian 13 with the programs that tests need, and a static busybox
-#   guest_kernel  vmlinuz, modules.erofs, initramfs.cpio and modules/ of one stock kernel
-#   guest_extras  extras.cpio, what this checkout adds: module, tools, configuration
+#   guest_kernel  vmlinuz, modules.erofs, initramfs.cpio (drivers only) and modules/ of one stock kernel
+#   guest_extras  extras.cpio, what this checkout adds: init, module, tools, configuration
 # The images are not compressed: the host has their pages cached, the emulated guest is slow.
 
 GUEST_PACKAGES=udev,kmod,mount,util-linux,procps,psmisc,strace,jq,xxd,attr,acl,\
@@ -52,7 +52,6 @@ make_guest_kernel() {
 
 	mkdir -p "$dir/initramfs"/{bin,modules}
 	cp "$root/busybox" "$dir/initramfs/bin/"
-	cp "$TOP/scripts/guest/initramfs-init" "$dir/initramfs/init"
 	# shellcheck disable=SC2086
 	modprobe -d "$dir/modules" -S "$kver" --show-depends -a $INITRAMFS_MODULES |
 		awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r module; do
@@ -70,7 +69,7 @@ make_cpio() {
 
 # guest_kernel KVER ROOT-ENTRY
 guest_kernel() {
-	cached "guest-$1" "$INITRAMFS_MODULES|$GUEST_DROPS|$(basename "$2")|$(sha256sum <"$TOP/scripts/guest/initramfs-init") 1" make_guest_kernel "$1" "$2"
+	cached "guest-$1" "$INITRAMFS_MODULES|$GUEST_DROPS|$(basename "$2") 2" make_guest_kernel "$1" "$2"
 }
 
 # make_guest_extras KVER KERNEL-ENTRY MODULE TOOLS DIR
@@ -98,6 +97,7 @@ make_guest_extras() {
 		[ ! -e "$TOP/debian/bdsnap.modprobe" ] || cp "$TOP/debian/bdsnap.modprobe" "$dir/x/extras/etc/modprobe.d/bdsnap.conf"
 		[ ! -e "$TOP/udev/60-bdsnap.rules" ] || cp "$TOP/udev/60-bdsnap.rules" "$dir/x/extras/usr/lib/udev/rules.d/"
 	fi
+	install -m 755 "$TOP/scripts/guest/initramfs-init" "$dir/x/init"
 	install -D -m 755 "$TOP/scripts/guest/init" "$dir/x/extras/usr/libexec/guest/init"
 	make_cpio "$dir/x" "$dir/extras.cpio"
 	rm -rf "$dir/x"
@@ -105,7 +105,7 @@ make_guest_extras() {
 
 # guest_extras KVER KERNEL-ENTRY MODULE TOOLS: MODULE and TOOLS may be empty
 guest_extras() {
-	local files=("$TOP/scripts/guest/init")
+	local files=("$TOP"/scripts/guest/*)
 	[ ! -e "$TOP/debian/bdsnap.modprobe" ] || files+=("$TOP/debian/bdsnap.modprobe")
 	[ ! -e "$TOP/udev/60-bdsnap.rules" ] || files+=("$TOP/udev/60-bdsnap.rules")
 	[ -z "$3" ] || files+=("$3")
