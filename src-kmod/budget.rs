@@ -61,6 +61,23 @@ impl Budget {
         }
     }
 
+    /// Waits until a slice of the session has given its memory back. False:
+    /// there is none to wait for, or the session broke.
+    pub(crate) fn wait_for_own(&self, session: &Session) -> bool {
+        let mut used = self.used.lock();
+        let before = session.in_memory.load(Ordering::Relaxed);
+        if before == 0 {
+            return false;
+        }
+        while session.in_memory.load(Ordering::Relaxed) >= before {
+            if session.is_broken() {
+                return false;
+            }
+            self.changed.wait(&mut used);
+        }
+        true
+    }
+
     /// Gives back what a slice had.
     pub(crate) fn release(&self, session: &Session, bytes: u64) {
         let mut used = self.used.lock();

@@ -40,10 +40,12 @@ impl Queues {
 /// The module's state.
 #[pin_data]
 pub(crate) struct Core {
+    /// First: drained before anything else goes.
+    pub(crate) queues: Queues,
     pub(crate) params: Params,
     pub(crate) load_id: Id,
     pub(crate) boot_id: Id,
-    pub(crate) queues: Queues,
+
     #[pin]
     pub(crate) budget: Budget,
     #[pin]
@@ -85,10 +87,10 @@ impl Core {
         let queues = Queues::new()?;
         Arc::pin_init(
             pin_init!(Self {
+                queues,
                 params,
                 load_id: sys::random_id(),
                 boot_id: sys::boot_id(),
-                queues,
                 budget <- Budget::new(mem_limit),
                 registry <- new_mutex!(Registry::new(), "bdsnap::registry"),
                 claims <- new_mutex!(Claims::new(), "bdsnap::claims"),
@@ -183,9 +185,10 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let core = CORE.swap(::core::ptr::null_mut(), Ordering::AcqRel);
+        let core = CORE.load(Ordering::Acquire);
         // SAFETY: From `Arc::into_raw` in `new`. Dropping it drains the work
-        // queues.
+        // queues first, and what runs in them may still ask for the state.
         drop(unsafe { Arc::from_raw(core.cast_const()) });
+        CORE.store(::core::ptr::null_mut(), Ordering::Release);
     }
 }

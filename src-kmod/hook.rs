@@ -20,21 +20,24 @@ use kernel::ffi::{c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// Tasks inside replacements.
+/// Tasks inside the replacements of bios and claims.
 static INSIDE: AtomicU64 = AtomicU64::new(0);
+/// Tasks inside our system calls. Apart from the others, since one of these
+/// may be the one that removes those hooks.
+static INSIDE_CALLS: AtomicU64 = AtomicU64::new(0);
 
-struct Inside;
+struct Inside(&'static AtomicU64);
 
 impl Inside {
-    fn enter() -> Self {
-        INSIDE.fetch_add(1, Ordering::AcqRel);
-        Self
+    fn enter(counter: &'static AtomicU64) -> Self {
+        counter.fetch_add(1, Ordering::AcqRel);
+        Self(counter)
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.fetch_sub(1, Ordering::AcqRel);
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -67,7 +70,7 @@ extern "C" fn bdsnap_bio_needs_work(bio: *mut bio) -> bool {
 /// Instead of `submit_bio_noacct`.
 #[no_mangle]
 extern "C" fn bdsnap_submit(bio: *mut bio) {
-    let _inside = Inside::enter();
+    let _inside = Inside::enter(&INSIDE);
     // SAFETY: The caller gives the bio away with this call.
     let Some(bio) = (unsafe { HeldBio::new(bio) }) else { return };
     if bio.view().bytes() == 0 {
@@ -107,7 +110,7 @@ extern "C" fn bdsnap_open(
     holder: *mut c_void,
     hops: *const c_void,
 ) -> *mut bindings::file {
-    let _inside = Inside::enter();
+    let _inside = Inside::enter(&INSIDE);
     if hops == test_mark().cast_const() {
         TEST_HITS.fetch_add(1, Ordering::AcqRel);
     }
@@ -129,7 +132,7 @@ extern "C" fn bdsnap_fput_needs_work(_file: *mut bindings::file) -> bool {
 /// Instead of `bdev_fput`.
 #[no_mangle]
 extern "C" fn bdsnap_fput(file: *mut bindings::file) {
-    let _inside = Inside::enter();
+    let _inside = Inside::enter(&INSIDE);
     crate::claim::closing(file);
     // SAFETY: The caller's own argument.
     unsafe { sys::orig_fput(file) }
@@ -147,7 +150,7 @@ extern "C" fn bdsnap_syscall_is_ours(nr: c_uint) -> bool {
 /// Instead of `sys_ni_syscall`, for our numbers.
 #[no_mangle]
 extern "C" fn bdsnap_syscall(regs: *const bindings::pt_regs) -> c_long {
-    let _inside = Inside::enter();
+    let _inside = Inside::enter(&INSIDE_CALLS);
     // SAFETY: The registers with which the task entered the kernel.
     let (nr, name, password) = unsafe { ((*regs).orig_ax as u32, (*regs).di, (*regs).si) };
     let on = nr == core().params.sysc_activate;
@@ -189,13 +192,13 @@ pub(crate) fn install() -> Result {
 pub(crate) fn remove() {
     if core().hooks.swap(false, Ordering::AcqRel) {
         CLAIM_AND_BIO.iter().for_each(|&h| sys::hook_remove(h));
-        leave();
+        leave(&INSIDE);
     }
 }
 
-/// Waits until nobody is in a replacement.
-fn leave() {
-    while INSIDE.load(Ordering::Acquire) != 0 {
+/// Waits until nobody is in a replacement that counts there.
+fn leave(counter: &AtomicU64) {
+    while counter.load(Ordering::Acquire) != 0 {
         let _ = sys::sleep_killable(1);
     }
     // Whoever has just counted itself out has a few instructions to go.
@@ -222,7 +225,7 @@ impl SystemCalls {
 impl Drop for SystemCalls {
     fn drop(&mut self) {
         sys::hook_remove(Hook::Syscall);
-        leave();
+        leave(&INSIDE_CALLS);
     }
 }
 

@@ -2,16 +2,16 @@
 
 //! Looks at names, by a worker, for a caller with a limit on its time.
 //!
-//! Walking a path may hang for ever (an automounter that waits for us, a dead
+//! Walking a     CName::new(path).map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))ath may hang for ever (an automounter that waits for us, a dead
 //! server). Whoever is inside a claim must not: it asks here and goes on
 //! without an answer when that takes too long.
 
+use crate::control::CName;
 use crate::core_state::core;
 use crate::live::{Kind, Token};
 use crate::sys::{self, Event};
 use ::core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
-use kernel::str::CString;
 use kernel::sync::Arc;
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
@@ -19,7 +19,7 @@ enum What {
     /// All registered names.
     Settle,
     /// A file's modification time.
-    Mtime(CString),
+    Mtime(CName),
 }
 
 #[pin_data]
@@ -48,7 +48,7 @@ impl WorkItem for Look {
                 }
             }
             What::Mtime(path) => {
-                if let Ok(info) = sys::name_info(path, true, None) {
+                if let Ok(info) = path.as_c_str().and_then(|p| sys::name_info(p, true, None)) {
                     this.answer.store(info.mtime_ns, Ordering::Relaxed);
                 }
             }
@@ -84,10 +84,5 @@ pub(crate) fn settle(ms: u64) {
 
 /// Modification time in ns since 1970; 0 if it cannot be told in time.
 pub(crate) fn mtime(path: &[u8], ms: u64) -> u64 {
-    let path = match ::core::str::from_utf8(path) {
-        Ok(p) => CString::try_from_fmt(fmt!("{}", p)),
-        // Such a path cannot be formatted here; it is then not compared.
-        Err(_) => return 0,
-    };
-    path.map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))
+    CName::new(path).map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))
 }

@@ -8,7 +8,7 @@ use crate::params::Discard;
 use crate::pure::format::Durability;
 use crate::pure::plan::{Chunks, Sectors};
 use crate::session::{Session, Slice, READ, READING};
-use crate::sys::{self, HeldBio, NoIo, Page};
+use crate::sys::{self, HeldBio, NoIo};
 use ::core::sync::atomic::{AtomicU32, Ordering};
 use kernel::ffi::{c_int, c_void};
 use kernel::page::PAGE_SIZE;
@@ -122,6 +122,8 @@ fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
         let end = this.claimed().first(start + 1, limit, true).unwrap_or(limit);
         let sector = this.geo.sectors_of(&Chunks { start, end }).start;
         match read_run(this, Chunks { start, end }) {
+            // What is on its way to the store comes back as memory.
+            Err(e) if e == ENOMEM && core().budget.wait_for_own(this) => {}
             Ok(Some(taken)) => at = start + taken,
             Ok(None) => return Ok(()),
             Err(e) => return Err((e, sector)),
@@ -142,7 +144,7 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
     let slice = (|| {
         let mut pages = KVec::with_capacity((bytes as usize).div_ceil(PAGE_SIZE), GFP_KERNEL)?;
         while pages.len() * PAGE_SIZE < bytes as usize {
-            match Page::new() {
+            match this.page() {
                 Some(page) => pages.push(page, GFP_KERNEL)?,
                 None => break,
             }
@@ -152,6 +154,9 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
         let mut part = run;
         if pages.len() * PAGE_SIZE < bytes as usize {
             if whole == 0 {
+                while let Some(page) = pages.pop() {
+                    this.give_back(page);
+                }
                 return Err(ENOMEM);
             }
             part.end = run.start + whole;

@@ -40,6 +40,9 @@ use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_mutex, new_spinlock, Arc, CondVar, Mutex, SpinLock};
 use kernel::workqueue::{impl_has_work, new_work, Work};
 
+/// Pages that each session keeps for when there are no others (256 KiB).
+const RESERVE: usize = 64;
+
 /// Most slices on their way at a time.
 pub(crate) const RING: usize = 2048;
 
@@ -281,6 +284,9 @@ pub(crate) struct Session {
 
     #[pin]
     pub(crate) queue: SpinLock<Queue>,
+    /// At most [`RESERVE`] pages.
+    #[pin]
+    reserve: SpinLock<KVec<Page>>,
     ring_len: AtomicU32,
     /// Submitters wait here for their turn.
     #[pin]
@@ -354,6 +360,10 @@ impl Session {
         own_name.extend_from_slice(name, GFP_KERNEL)?;
         let ring = Ring::new()?;
         let files = Files::new()?;
+        let mut reserve = KVec::with_capacity(RESERVE, GFP_KERNEL)?;
+        for _ in 0..RESERVE {
+            reserve.push(Page::new().ok_or(ENOMEM)?, GFP_KERNEL)?;
+        }
         Arc::pin_init(
             pin_init!(Self {
                 id: sys::random_id(),
@@ -383,6 +393,7 @@ impl Session {
                     sampler: Sampler::new(),
                     watch: Watch::new(),
                 }, "bdsnap::Session::queue"),
+                reserve <- new_spinlock!(reserve, "bdsnap::Session::reserve"),
                 ring_len: AtomicU32::new(0),
                 throttled <- new_condvar!("bdsnap::Session::throttled"),
                 in_memory: AtomicU64::new(0),
@@ -449,6 +460,18 @@ impl Session {
         } else {
             State::Closed
         }
+    }
+
+    /// A page, from the reserve if there is no other.
+    pub(crate) fn page(&self) -> Option<Page> {
+        Page::new().or_else(|| self.reserve.lock().pop())
+    }
+
+    /// Takes a page back: into the reserve if that is not full.
+    pub(crate) fn give_back(&self, page: Page) {
+        let extra = self.reserve.lock().push_within_capacity(page).err();
+        // Outside the lock.
+        drop(extra);
     }
 
     /// Whether the ring takes another slice.

@@ -138,7 +138,11 @@ fn retire(this: &Session, files: &mut Files, n: usize) {
     }
     this.note_ring(&q);
     drop(q);
-    files.retired.clear();
+    while let Some(mut p) = files.retired.pop() {
+        while let Some(page) = p.slice.pages.pop() {
+            this.give_back(page);
+        }
+    }
     core().budget.release(this, bytes);
 }
 
