@@ -55,6 +55,23 @@ pub struct Watch {
     pub tail: Id,
 }
 
+/// What a restore asks of the module; tests have another.
+pub trait Control {
+    /// Reads the status.
+    fn status(&self) -> Result<ModuleStatus>;
+
+    /// A restore of a device begins.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] if a session runs on the device.
+    fn restore_begin(&self, name: &[u8]) -> Result<Watch>;
+
+    /// The restore is over: with [`ioctl::RESTORE_END`] the chain is whole,
+    /// with [`ioctl::RESTORE_ABORT`] there is a gap if anything was written.
+    fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<()>;
+}
+
 impl Module {
     /// Opens the control device; `None` if the module is not loaded.
     pub fn open() -> Result<Option<Self>> {
@@ -83,26 +100,6 @@ impl Module {
     /// [`Kind::NotFound`] if the module is not loaded.
     pub fn require() -> Result<Self> {
         Self::open()?.ok_or_else(not_loaded)
-    }
-
-    /// Reads the status.
-    pub fn status(&self) -> Result<ModuleStatus> {
-        let mut buf = vec![0; 64 * 1024];
-        loop {
-            let needed = crate::sys::status(self.file.as_fd(), &mut buf)
-                .map_err(|e| Error::io("cannot read the module's status", &e))?;
-            let needed = usize::try_from(needed).unwrap_or(usize::MAX);
-            if needed <= buf.len() {
-                buf.truncate(needed);
-                return parse_status(&buf)
-                    .ok_or_else(|| Error::other("the module's status is not understood"));
-            }
-            if needed > ioctl::STATUS_MAX {
-                return Err(Error::other("the module's status is too long"));
-            }
-            // Room for registrations that come in between.
-            buf.resize(needed + 16 * 1024, 0);
-        }
     }
 
     /// Registers a device (or, with `activate` false, removes it); returns
@@ -157,13 +154,29 @@ impl Module {
         crate::sys::settle(self.file.as_fd())
             .map_err(|e| Error::io("the module could not look the names up", &e))
     }
+}
 
-    /// A restore of a device begins.
-    ///
-    /// # Errors
-    ///
-    /// [`Kind::Refused`] if a session runs on the device.
-    pub fn restore_begin(&self, name: &[u8]) -> Result<Watch> {
+impl Control for Module {
+    fn status(&self) -> Result<ModuleStatus> {
+        let mut buf = vec![0; 64 * 1024];
+        loop {
+            let needed = crate::sys::status(self.file.as_fd(), &mut buf)
+                .map_err(|e| Error::io("cannot read the module's status", &e))?;
+            let needed = usize::try_from(needed).unwrap_or(usize::MAX);
+            if needed <= buf.len() {
+                buf.truncate(needed);
+                return parse_status(&buf)
+                    .ok_or_else(|| Error::other("the module's status is not understood"));
+            }
+            if needed > ioctl::STATUS_MAX {
+                return Err(Error::other("the module's status is too long"));
+            }
+            // Room for registrations that come in between.
+            buf.resize(needed + 16 * 1024, 0);
+        }
+    }
+
+    fn restore_begin(&self, name: &[u8]) -> Result<Watch> {
         match crate::sys::restore(self.file.as_fd(), ioctl::RESTORE_BEGIN, name) {
             Ok(r) => Ok(Watch { flags: r.flags, tail: r.tail }),
             Err(e) => match e.raw_os_error() {
@@ -180,9 +193,7 @@ impl Module {
         }
     }
 
-    /// The restore is over: with [`ioctl::RESTORE_END`] the chain is whole,
-    /// with [`ioctl::RESTORE_ABORT`] there is a gap if anything was written.
-    pub fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<()> {
+    fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<()> {
         crate::sys::restore(self.file.as_fd(), phase, name).map(drop)
     }
 }

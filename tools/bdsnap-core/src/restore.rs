@@ -38,7 +38,7 @@ use crate::chain::{self, Break, Chain, Selector};
 use crate::device::{device_error, Opened, Purpose, Target};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
-use crate::module::{Module, ModuleStatus, Watch};
+use crate::module::{Control, ModuleStatus, Watch};
 use crate::plan::{self, Extent, Source};
 use crate::progress::{Progress, Stop};
 use crate::session::{Restorable, Session};
@@ -190,7 +190,7 @@ impl std::fmt::Debug for Prepared<'_> {
 
 /// Tells the module that the restore is over, at the latest when dropped.
 struct Guard {
-    module: Option<Module>,
+    module: Option<Box<dyn Control>>,
     name: Vec<u8>,
     watch: Option<Watch>,
     load_id: Id,
@@ -198,7 +198,11 @@ struct Guard {
 
 impl Guard {
     /// Tells the module that a restore begins, if it is there.
-    fn begin(module: Option<Module>, status: Option<&ModuleStatus>, target: &Target) -> Result<Self> {
+    fn begin(
+        module: Option<Box<dyn Control>>,
+        status: Option<&ModuleStatus>,
+        target: &Target,
+    ) -> Result<Self> {
         let name = target.path.as_os_str().as_bytes().to_vec();
         let watch = match &module {
             Some(m) => Some(m.restore_begin(&name)?),
@@ -222,7 +226,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // The module does the same when the control device is closed.
+        // Dropped without an end: given up. Nobody is left to be told.
         let _ = self.over(RESTORE_ABORT);
     }
 }
@@ -267,30 +271,26 @@ impl Past {
 /// with the reason, [`Kind::Verification`] for damage in the store.
 pub fn prepare<'a>(
     request: &Request<'a>,
-    module: Option<Module>,
+    module: Option<Box<dyn Control>>,
     progress: &dyn Progress,
     stop: &Stop<'_>,
 ) -> Result<Prepared<'a>> {
     let Request { store, target, accept, .. } = *request;
-    let status = module.as_ref().map(Module::status).transpose()?;
-    let items = store.items()?;
-    let groups = group_members(&items);
-    let elsewhere = elsewhere(&items, &request.selector);
-    let mut chain = Chain::of(target, items);
-    let from = chain.select(&request.selector).map_err(|e| match elsewhere {
-        Some(device) if e.kind == Kind::NotFound => Error::refused(format!(
-            "the session is of another device, {device}, and not of {}",
-            text::path(&target.given)
-        )),
-        _ => e,
-    })?;
+    // For wrong names and for running sessions, before the device is touched.
+    let status = module.as_ref().map(|m| m.status()).transpose()?;
+    let (chain, from, _) = find(request)?;
+    check_states(&chain, from, status.as_ref(), accept, &mut Accepted::default())?;
+    let opened = Opened::open(target, request.purpose)?;
+    // Before the restore begins: what somebody has left in a page cache is a
+    // write of his, and the module must see it as one.
+    opened.drop_caches().on("flush", &target.path)?;
+    let guard = Guard::begin(module, status.as_ref(), target)?;
+    // Only now nothing changes any more.
+    let (mut chain, from, groups) = find(request)?;
     let mut accepted = Accepted::default();
     let lossy = check_states(&chain, from, status.as_ref(), accept, &mut accepted)?;
     check_groups(&chain, from, &groups, accept, &mut accepted)?;
-
-    let opened = Opened::open(target, request.purpose)?;
     check_identity(&chain, from, request, &opened)?;
-    let guard = Guard::begin(module, status.as_ref(), target)?;
     let breaks = chain.breaks(from);
     let newest_id = chain.newest().map_or(NO_ID, |s| s.header.session_id);
     let gap_now = chain::link_to_now(&newest_id, guard.watch.as_ref());
@@ -304,7 +304,6 @@ pub fn prepare<'a>(
     };
     let chunk = sessions.iter().map(|s| s.header.chunk_size).min().unwrap_or(RUN_MAX);
     let base = if target.is_image() { model.header.loop_offset } else { 0 };
-    opened.drop_caches().on("flush", &target.path)?;
 
     let mut notes: Vec<String> = Vec::new();
     for (session, step) in sessions.iter().rev().zip(&steps) {
@@ -361,6 +360,24 @@ pub fn prepare<'a>(
         prepared.compare(progress, stop)?;
     }
     Ok(prepared)
+}
+
+/// The device's chain, the place of the session in it, and the groups.
+fn find(request: &Request<'_>) -> Result<(Chain, usize, Groups)> {
+    let items = request.store.items()?;
+    let groups = group_members(&items);
+    let elsewhere = elsewhere(&items, &request.selector);
+    let chain = Chain::of(request.target, items);
+    match chain.select(&request.selector) {
+        Ok(from) => Ok((chain, from, groups)),
+        Err(e) => Err(match elsewhere {
+            Some(device) if e.kind == Kind::NotFound => Error::refused(format!(
+                "the session is of another device, {device}, and not of {}",
+                text::path(&request.target.given)
+            )),
+            _ => e,
+        }),
+    }
 }
 
 /// Which overrides were needed.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::chain::{self, Chain, Selector};
 use bdsnap_core::device::{Purpose, Target};
-use bdsnap_core::module::Module;
+use bdsnap_core::module::{Control, Module};
 use bdsnap_core::progress::Stop;
 use bdsnap_core::restore::{self, Accept, Outcome, Plan, Prepared, Request};
 use bdsnap_core::session::Session;
@@ -95,7 +95,8 @@ fn run(cli: &Cli) -> Result<Done, Error> {
     };
     let progress = common.progress();
     let stop = Stop::at(&stop);
-    let prepared = restore::prepare(&request, Module::open()?, &*progress, &stop)?;
+    let module = Module::open()?.map(|m| Box::new(m) as Box<dyn Control>);
+    let prepared = restore::prepare(&request, module, &*progress, &stop)?;
     let plan = prepared.plan.clone();
     common.say_more(&format!("recognised by: {}", plan.ground));
     if !cli.json {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use bdsnap_abi::ioctl::{CONTROL_ABSENT, CONTROL_ALREADY, CONTROL_MOUNTED, MODULE_SECRET};
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::config::Config;
-use bdsnap_core::module::{self, Module};
+use bdsnap_core::module::{self, Control, Module};
 use bdsnap_core::store::{Init, Store};
 use bdsnap_core::{text, Error, Kind};
 
@@ -53,8 +53,10 @@ pub(crate) fn deactivate(common: &Common, args: &Deactivate) -> Result<Done, Err
     let name = text::path(&registration.device);
     common.say(&if flags & CONTROL_ALREADY != 0 {
         format!("{name} was not protected")
+    } else if flags & CONTROL_MOUNTED != 0 {
+        format!("{name} is in use: its session goes on to its end, then it is protected no longer")
     } else {
-        format!("{name} is protected no longer; a running session goes on to its end")
+        format!("{name} is protected no longer")
     });
     persist(common, registration, false)
 }

@@ -5,7 +5,7 @@
 use bdsnap_abi::format::State;
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::device::{Matcher, Target};
-use bdsnap_core::module::{Module, ModuleStatus};
+use bdsnap_core::module::{Control, Module, ModuleStatus};
 use bdsnap_core::session::{Session, View};
 use bdsnap_core::store::{Item, Store};
 use bdsnap_core::{chain, text, Error, Kind};

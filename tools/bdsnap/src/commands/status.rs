@@ -13,7 +13,7 @@ use bdsnap_abi::ioctl::{
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::device::{Matcher, Target};
 use bdsnap_core::error::errno_text;
-use bdsnap_core::module::{Module, ModuleStatus, Registration};
+use bdsnap_core::module::{Control, Module, ModuleStatus, Registration};
 use bdsnap_core::{text, Error, Kind};
 use serde_json::{json, Value};
 

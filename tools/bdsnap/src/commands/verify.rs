@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 use bdsnap_cli::{Common, Done};
-use bdsnap_core::module::{Module, ModuleStatus};
+use bdsnap_core::module::{Control, Module, ModuleStatus};
 use bdsnap_core::progress::{Progress, Stop};
 use bdsnap_core::session::Session;
 use bdsnap_core::store::{Item, Store};
