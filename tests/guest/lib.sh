@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+#
+# Sourced by the scripts that run in the guest. Results go to the standard output, all else to the
+# standard error. The store is at /snapshot, the host's folder at /host.
+
+set -uo pipefail
+exec 3>&1 1>&2
+work=$(mktemp -d)
+password=$work/password
+echo "correct horse" >"$password"
+
+ok() { echo "ok $*" >&3; }
+not_ok() { echo "not ok $*" >&3; }
+skip() { echo "skip $*" >&3; }
+# is NAME EXPECTED ACTUAL
+is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1: expected '$2', got '$3'"; fi; }
+# Like `is`, but a success is too small to be told.
+must() { [ "$2" = "$3" ] || not_ok "$1: expected '$2', got '$3'"; }
+# atmost NAME LIMIT ACTUAL, atleast NAME LIMIT ACTUAL
+atmost() { if [ "$3" -le "$2" ]; then ok "$1"; else not_ok "$1: $3 is more than $2"; fi; }
+atleast() { if [ "$3" -ge "$2" ]; then ok "$1"; else not_ok "$1: $3 is less than $2"; fi; }
+# die TEXT: there is no point in going on
+die() {
+	not_ok "$*"
+	exit 1
+}
+# try COMMAND...: sets `code` to its status, `out` to what it printed, both streams
+try() {
+	code=0
+	out=$("$@" 2>&1) || code=$?
+	echo "+ $* -> $code"
+	[ -z "$out" ] || echo "$out"
+}
+
+# Nobody makes their nodes here, so that nothing would load them.
+modprobe -a loop dm-mod
+
+# load [PARAMETER=VALUE...]: password and module
+load() {
+	[ -e /etc/bdsnap/secret ] || bdsnap passwd --password-file "$password" || die "bdsnap passwd"
+	modprobe bdsnap "$@" || die "modprobe bdsnap $*"
+}
+activate() { bdsnap activate "$@" --password-file "$password"; }
+deactivate() { bdsnap deactivate "$@" --password-file "$password"; }
+# copy DEVICE NAME: what the device holds, past all caches, for the host to judge
+copy() { dd if="$1" of="/host/$2" bs=1M iflag=direct conv=sparse status=none || die "copying $1"; }
+# status PATH, list PATH [DEVICE]: a value of the tools' JSON
+status() { bdsnap status --json | bdsnap-testtool json "$1"; }
+list() { bdsnap list --json ${2:+"$2"} | bdsnap-testtool json "$1"; }
+# column NAME [DEVICE]: of each session, in the order of the list, in one line
+column() {
+	local i n
+	n=$(list 'sessions.#' ${2:+"$2"})
+	for ((i = 0; i < n; i++)); do list "sessions.$i.$1" ${2:+"$2"}; done | paste -sd ' '
+}
+# random MIB FILE
+random() { dd if=/dev/urandom of="$2" bs=1M count="$1" status=none; }
+# complete: the last line of each script
+complete() { echo "complete" >&2; }
+
+# make_fs TYPE DEVICE
+make_fs() {
+	case $1 in
+	ext4) mkfs.ext4 -q -F "$2" ;;
+	xfs) mkfs.xfs -q -f "$2" ;;
+	btrfs) mkfs.btrfs -q -f "$2" ;;
+	vfat) mkfs.vfat -F 32 "$2" >/dev/null ;;
+	esac
+}
+# load_on FOLDER SEED: writes to a file system in every way there is
+load_on() {
+	bdsnap-testtool work "$1/work" "$2" 4 || not_ok "the load on $1"
+	fio --name=ring --directory="$1/work" --ioengine=io_uring --rw=randrw --bs=4k,4k --size=2M --iodepth=8 \
+		--direct=1 --randseed="$2" --fallocate=none --output=/dev/null || not_ok "io_uring on $1"
+	fstrim "$1" || echo "$1 lacks fstrim"
+}
