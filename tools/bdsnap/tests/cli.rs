@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `bdsnap` as a program, without the module.
+#![allow(missing_docs)]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use bdsnap_core::abi::format::{Durability, Gap, Kind, State};
+use bdsnap_core::test_support::{flip, Lab, Options};
+use serde_json::{json, Value};
+
+struct Ran {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+fn bdsnap(store: &Path, args: &[&str], input: &str) -> Ran {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bdsnap"))
+        .arg("--store")
+        .arg(store)
+        .args(args)
+        .env("TZ", "UTC")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end without having read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Ran {
+        status: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Ran {
+    #[track_caller]
+    fn expect(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    #[track_caller]
+    fn says(self, text: &str) -> Self {
+        let both = format!("{}{}", self.out, self.err);
+        assert!(both.contains(text), "{text:?} not in: {both}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+/// A closed session, a broken one after a gap, an interrupted one.
+fn three(dir: &Path) -> (Lab, [String; 3]) {
+    let mut lab = Lab::new(dir, 100 * 4096);
+    let mut r = lab.record(&Options::default());
+    r.write(0, &[1; 10_000]);
+    let a = r.end(State::Closed);
+    let mut r = lab.record(&Options { gap: Gap::Written, kind: Kind::Raw, ..Options::default() });
+    r.write(0, &[2; 4096]);
+    let b = r.end(State::Broken);
+    let mut r = lab.record(&Options { durability: Durability::Async, ..Options::default() });
+    r.write(0, &[3; 4096]);
+    let c = r.cut();
+    (lab, [a, b, c])
+}
+
+#[test]
+fn init() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = tmp.path().join("s");
+    bdsnap(&store, &["list"], "").expect(3).says("does not exist");
+    bdsnap(&store, &["init"], "").expect(0).says("made the store");
+    bdsnap(&store, &["init"], "").expect(0).says("already");
+    bdsnap(&store, &["list"], "").expect(0).says("no sessions");
+    bdsnap(tmp.path(), &["init"], "").expect(5).says("not empty");
+    bdsnap(tmp.path(), &["list"], "").expect(3).says("not a bdsnap store");
+    assert_eq!(bdsnap(&store, &["init", "--quiet"], "").expect(0).err, "");
+}
+
+#[test]
+fn list_as_json() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, [a, b, c]) = three(tmp.path());
+    let original = lab.path("sda2_1763790000");
+    fs::create_dir(&original).unwrap();
+    fs::write(original.join("blocks.map"), [0; 40]).unwrap();
+    fs::write(original.join("blocks.dat"), [0; 100]).unwrap();
+    fs::write(original.join("meta.json"), r#"{"device":"/dev/sda2"}"#).unwrap();
+    fs::create_dir(lab.path("vdz_20260101T000000Z")).unwrap();
+    let mut list = bdsnap(lab.store.path(), &["list", "--json"], "").expect(0).json();
+    for s in list["sessions"].as_array_mut().unwrap() {
+        // Depends on the file system.
+        let s = s.as_object_mut().unwrap();
+        s.remove("stored_bytes");
+    }
+    let image = lab.image.to_str().unwrap();
+    let hex = |n: u8| format!("{n:02x}").repeat(16);
+    let boot = "b0".repeat(16);
+    let golden = json!({"schema_version": 1, "sessions": [
+        {"session_id": null, "name": "sda2_1763790000", "device": "/dev/sda2",
+         "format": "original", "kind": null, "state": "unchecked", "durability": null,
+         "chain_seq": null, "start": "2025-11-22T05:40:00Z", "start_ns": 1763790000000000000u64,
+         "end": null, "end_ns": null, "device_bytes": null, "chunk_size": null, "records": 2,
+         "saved_bytes": 100, "gap_before": null, "prev_session_id": null, "group_id": null,
+         "restored_id": null, "boot_id": null, "errno": null, "broken_sector": null,
+         "broken": null, "absorbed_bytes": null, "held_bios": null, "damage": null},
+        {"session_id": hex(1), "name": a, "device": image,
+         "format": "bdsnap", "kind": "mount", "state": "closed", "durability": "strict",
+         "chain_seq": 1, "start": "2026-11-20T23:59:59Z", "start_ns": 1795219199000000000u64,
+         "end": "2026-11-21T00:00:59Z", "end_ns": 1795219259000000000u64, "device_bytes": 409600,
+         "chunk_size": 4096, "records": 1, "saved_bytes": 12288, "gap_before": "none",
+         "prev_session_id": null, "group_id": null, "restored_id": null, "boot_id": boot,
+         "errno": null, "broken_sector": null, "broken": null, "absorbed_bytes": 0,
+         "held_bios": 0, "damage": null},
+        {"session_id": hex(2), "name": b, "device": image,
+         "format": "bdsnap", "kind": "raw", "state": "broken", "durability": "strict",
+         "chain_seq": 2, "start": "2026-11-21T00:59:59Z", "start_ns": 1795222799000000000u64,
+         "end": "2026-11-21T01:00:59Z", "end_ns": 1795222859000000000u64, "device_bytes": 409600,
+         "chunk_size": 4096, "records": 1, "saved_bytes": 4096, "gap_before": "written",
+         "prev_session_id": hex(1), "group_id": null, "restored_id": null, "boot_id": boot,
+         "errno": 28, "broken_sector": 800, "broken": null, "absorbed_bytes": 0,
+         "held_bios": 0, "damage": null},
+        {"session_id": hex(3), "name": c, "device": image,
+         "format": "bdsnap", "kind": "mount", "state": "interrupted", "durability": "async",
+         "chain_seq": 3, "start": "2026-11-21T01:59:59Z", "start_ns": 1795226399000000000u64,
+         "end": null, "end_ns": null, "device_bytes": 409600,
+         "chunk_size": 4096, "records": null, "saved_bytes": 4096, "gap_before": "none",
+         "prev_session_id": hex(2), "group_id": null, "restored_id": null, "boot_id": boot,
+         "errno": null, "broken_sector": null, "broken": null, "absorbed_bytes": 0,
+         "held_bios": 0, "damage": null},
+        {"session_id": null, "name": "vdz_20260101T000000Z", "device": null,
+         "format": "bdsnap", "kind": null, "state": "damaged", "durability": null,
+         "chain_seq": null, "start": null, "start_ns": null, "end": null, "end_ns": null,
+         "device_bytes": null, "chunk_size": null, "records": null, "saved_bytes": null,
+         "gap_before": null, "prev_session_id": null, "group_id": null, "restored_id": null,
+         "boot_id": null, "errno": null, "broken_sector": null, "broken": null,
+         "absorbed_bytes": null, "held_bios": null,
+         "damage": "blocks.map: No such file or directory"},
+    ]});
+    assert_eq!(list, golden, "{list:#}");
+
+    let list = bdsnap(lab.store.path(), &["list", "--json", image], "").expect(0).json();
+    assert_eq!(list["sessions"].as_array().unwrap().len(), 3);
+    let list = bdsnap(lab.store.path(), &["list", "--json", "/dev/sda2"], "").expect(0).json();
+    assert_eq!(list["sessions"][0]["format"], "original");
+    let list = bdsnap(lab.store.path(), &["list", "--json", "/dev/none"], "").expect(0).json();
+    assert_eq!(list["sessions"], json!([]));
+    bdsnap(lab.store.path(), &["list", "/dev/none"], "").expect(3);
+}
+
+#[test]
+fn list_for_people() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, [a, b, c]) = three(tmp.path());
+    let ran = bdsnap(lab.store.path(), &["list"], "").expect(0);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 4, "{}", ran.out);
+    assert!(lines[0].starts_with("DEVICE ") && lines[0].ends_with("REMARKS"), "{}", lines[0]);
+    for (line, parts) in lines[1..].iter().zip([
+        [a.as_str(), "2026-11-20 23:59:59", " 1m 00s ", " 12.0 KiB ", " mount ", "closed"],
+        [b.as_str(), "2026-11-21 00:59:59", "raw", "broken", "gap before: written", "No space left"],
+        [c.as_str(), "2026-11-21 01:59:59", " - ", "mount", "interrupted", "async"],
+    ]) {
+        for part in parts {
+            assert!(line.contains(part), "{part:?} not in {line:?}");
+        }
+    }
+    assert!(ran.err.contains("3 sessions, "), "{}", ran.err);
+    assert!(!ran.out.contains('\x1b'));
+    bdsnap(lab.store.path(), &["list", "--color", "always"], "").expect(0).says("\x1b[");
+
+    let ran = bdsnap(lab.store.path(), &["list", "-o", "chain_seq,state,errno"], "").expect(0);
+    let words: Vec<Vec<&str>> = ran.out.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(words, [
+        ["CHAIN_SEQ", "STATE", "ERRNO"],
+        ["1", "closed", "-"],
+        ["2", "broken", "28"],
+        ["3", "interrupted", "-"],
+    ]);
+    bdsnap(lab.store.path(), &["list", "-o", "nonsense"], "").expect(2).says("columns: session_id");
+}
+
+#[test]
+fn names_cannot_harm_a_terminal() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), 4096);
+    let mut r = lab.record(&Options::default());
+    assert!(r.header.set_name("/srv/\x1b]0;x\x07\u{202e}gmi\n".as_bytes()));
+    r.write(0, &[1]);
+    r.end(State::Closed);
+    for args in [&["list"][..], &["list", "-o", "device"], &["verify", "--all"]] {
+        let out = bdsnap(lab.store.path(), args, "").expect(0).out;
+        assert!(!out.contains(['\x1b', '\x07', '\u{202e}']), "{out:?}");
+    }
+    bdsnap(lab.store.path(), &["list"], "").says("/srv/\\u{1b}]0;x\\u{7}\\u{202e}gmi\\n");
+}
+
+#[test]
+fn verify() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, [a, b, c]) = three(tmp.path());
+    let store = lab.store.path();
+    let ran = bdsnap(store, &["verify", "--all"], "").expect(0);
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines, [
+        format!("{a}: ok (closed, 1 run, 12.0 KiB)"),
+        format!("{b}: ok (broken, 1 run, 4.0 KiB); gap before it: written"),
+        format!("{c}: ok (interrupted, 1 run, 4.0 KiB)"),
+    ]);
+    flip(&lab.path(&a).join("blocks.dat"), 77);
+    let ran = bdsnap(store, &["verify", &a, &b], "").expect(4);
+    assert!(ran.out.starts_with(&format!("{a}: DAMAGED: ")), "{}", ran.out);
+    assert!(ran.err.contains("1 session damaged"));
+    let json = bdsnap(store, &["verify", "--all", "--json"], "").expect(4).json();
+    assert_eq!(json["schema_version"], 1);
+    assert_eq!((&json["verified"], &json["damaged"]), (&json!(3), &json!(1)));
+    assert_eq!(json["sessions"][0]["ok"], false);
+    assert_eq!(json["sessions"][1]["gap_before"], "written");
+    bdsnap(store, &["verify", &b], "").expect(0);
+    bdsnap(store, &["verify", "disk"], "").expect(2).says(&c);
+    bdsnap(store, &["verify", "nothing"], "").expect(3);
+    bdsnap(store, &["verify"], "").expect(2);
+    fs::remove_dir_all(lab.path(&b)).unwrap();
+    bdsnap(store, &["verify", &c], "").expect(0).says("gap before it: missing");
+}
+
+#[test]
+fn passwd_and_what_needs_the_module() {
+    let tmp = tempfile::tempdir().unwrap();
+    let store = tmp.path().join("s");
+    let config = tmp.path().join("etc");
+    let dir = config.to_str().unwrap();
+    let secret = config.join("secret");
+    let passwd = ["passwd", "--password-stdin", "--config-dir", dir];
+    let ran = bdsnap(&store, &passwd, "hunter2\n").expect(0).says("loaded the next time");
+    assert!(!format!("{}{}", ran.out, ran.err).contains("hunter2"));
+    let first = fs::read_to_string(&secret).unwrap();
+    assert!(first.starts_with("bdsnap1:pbkdf2-sha256:10000:"));
+    assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(&config).unwrap().permissions().mode() & 0o777, 0o700);
+    bdsnap(&store, &passwd, "hunter2\n").expect(0);
+    assert_ne!(fs::read_to_string(&secret).unwrap(), first, "another salt");
+    bdsnap(&store, &passwd, "\n").expect(2).says("empty");
+    bdsnap(&store, &passwd, &"x".repeat(256)).expect(2).says("255");
+    bdsnap(&store, &["passwd", "--config-dir", dir], "x").expect(2).says("no terminal");
+    let missing = ["passwd", "--config-dir", dir, "--password-file", "/nonexistent"];
+    bdsnap(&store, &missing, "").expect(1).says("/nonexistent");
+
+    if Path::new("/dev/bdsnap").exists() {
+        return;
+    }
+    for args in [
+        &["status"][..],
+        &["settle"],
+        &["activate", "/dev/vdb", "--password-stdin"],
+        &["deactivate", "/dev/vdb", "--password-stdin"],
+    ] {
+        bdsnap(&store, args, "x\n").expect(3).says("not loaded").says("modprobe bdsnap");
+    }
+    let json = bdsnap(&store, &["status", "--json"], "").expect(3).json();
+    assert_eq!(json["error"]["kind"], "not-found");
+    assert!(!store.exists(), "nothing is made for a module that is not there");
+}
+
+#[test]
+fn usage() {
+    let tmp = tempfile::tempdir().unwrap();
+    for args in [&[][..], &["frobnicate"], &["activate"], &["activate", "/dev/x", "--password", "y"]] {
+        bdsnap(tmp.path(), args, "").expect(2);
+    }
+    bdsnap(tmp.path(), &["--help"], "").expect(0).says("Exit status: 0 ok");
+    bdsnap(tmp.path(), &["--version"], "").expect(0).says("bdsnap 0.1.0");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, _) = three(tmp.path());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bdsnap"))
+        .arg("--store")
+        .arg(lab.store.path())
+        .args(["list", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert!(child.wait().unwrap().success());
+}
