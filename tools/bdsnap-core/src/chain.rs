@@ -135,12 +135,14 @@ impl Chain {
                 .rposition(|s| s.header.kind == SessionKind::Undo)
                 .ok_or_else(|| Error::not_found("the device has no undo session")),
             Selector::Name(name) => {
-                let by_name = |s: &Session| s.dir == *name || text::hex(&s.header.session_id).as_bytes() == name;
+                let by_name = |s: &Session| {
+                    s.dir == *name || text::hex(&s.header.session_id).as_bytes() == name
+                };
                 if let Some(i) = self.sessions.iter().position(by_name) {
                     return Ok(i);
                 }
-                let mut like = (0..self.sessions.len())
-                    .filter(|&i| self.sessions[i].dir.starts_with(name));
+                let mut like =
+                    (0..self.sessions.len()).filter(|&i| self.sessions[i].dir.starts_with(name));
                 match (like.next(), like.next()) {
                     (Some(i), None) => Ok(i),
                     (None, _) => Err(Error::not_found(format!(

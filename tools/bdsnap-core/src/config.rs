@@ -61,8 +61,7 @@ impl Config {
     pub fn secret(&self) -> Result<Option<Zeroizing<Vec<u8>>>> {
         let path = self.secret_path();
         let Some(line) = read_private(&path, SECRET_MAX + 1, 0o077)? else { return Ok(None) };
-        Secret::parse(&line)
-            .map_err(|e| Error::refused(format!("{}: {e}", text::path(&path))))?;
+        Secret::parse(&line).map_err(|e| Error::refused(format!("{}: {e}", text::path(&path))))?;
         Ok(Some(line))
     }
 

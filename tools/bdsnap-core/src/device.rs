@@ -100,7 +100,10 @@ impl Target {
         let mut meta = meta;
         if meta.is_dir() {
             path = mounted_device(&path).ok_or_else(|| {
-                Error::not_found(format!("{} is not the mount point of a device", text::path(given)))
+                Error::not_found(format!(
+                    "{} is not the mount point of a device",
+                    text::path(given)
+                ))
             })?;
             meta = std::fs::metadata(&path).on("examine", &path)?;
         }
@@ -269,7 +272,8 @@ impl Opened {
             {
                 return Err(Error::refused(format!("{name} is read-only")));
             }
-            opened.related = related_nodes(target).iter().filter_map(|p| File::open(p).ok()).collect();
+            opened.related =
+                related_nodes(target).iter().filter_map(|p| File::open(p).ok()).collect();
         } else {
             match rustix::fs::flock(&opened.file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
@@ -354,7 +358,11 @@ fn users_of_node(node: &Path) -> String {
     let Ok(meta) = std::fs::metadata(node) else { return String::new() };
     let dev = meta.rdev();
     let users = users_of(rustix::fs::major(dev), rustix::fs::minor(dev));
-    if users.is_empty() { String::new() } else { format!(": {}", users.join(", ")) }
+    if users.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", users.join(", "))
+    }
 }
 
 /// Who holds a block device, one of its partitions, or its disk, in words.
@@ -505,7 +513,7 @@ fn parse_mounts(text: &[u8]) -> Vec<Mount> {
 
 /// The device mounted on a directory; the last mount counts.
 fn mounted_device(point: &Path) -> Option<PathBuf> {
-    let mount = mounts().into_iter().filter(|m| m.point == point).last()?;
+    let mount = mounts().into_iter().rfind(|m| m.point == point)?;
     // Of a file system with a number of its own (btrfs), take its source.
     node_of(&sysfs(mount.device.0, mount.device.1))
         .or_else(|| mount.source.canonicalize().ok())
@@ -533,8 +541,10 @@ pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
 /// Words for an errno of a device's reads and writes.
 pub(crate) fn device_error(verb: &str, target: &Target, offset: u64, e: &io::Error) -> Error {
     let cause = e.raw_os_error().map_or_else(|| e.to_string(), errno_text);
-    let mut error =
-        Error::other(format!("cannot {verb} {} at byte {offset}: {cause}", text::path(&target.path)));
+    let mut error = Error::other(format!(
+        "cannot {verb} {} at byte {offset}: {cause}",
+        text::path(&target.path)
+    ));
     error.errno = e.raw_os_error();
     error
 }

@@ -180,11 +180,8 @@ impl Control for Module {
         match crate::sys::restore(self.file.as_fd(), ioctl::RESTORE_BEGIN, name) {
             Ok(r) => Ok(Watch { flags: r.flags, tail: r.tail }),
             Err(e) => match e.raw_os_error() {
-                Some(libc::EBUSY) => {
-                    Err(Error::refused("a session is recording on the device").hint(
-                        "unmount it, or wait for a raw session to end, and try again",
-                    ))
-                }
+                Some(libc::EBUSY) => Err(Error::refused("a session is recording on the device")
+                    .hint("unmount it, or wait for a raw session to end, and try again")),
                 Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTBLK) => {
                     Ok(Watch { flags: 0, tail: NO_ID })
                 }
@@ -206,9 +203,9 @@ pub fn not_loaded() -> Error {
 impl ModuleStatus {
     /// Whether the module is recording this session now.
     pub fn is_recording(&self, session: &Id) -> bool {
-        self.entries.iter().any(|r| {
-            r.entry.flags & ioctl::ENTRY_RECORDING != 0 && r.entry.session_id == *session
-        })
+        self.entries
+            .iter()
+            .any(|r| r.entry.flags & ioctl::ENTRY_RECORDING != 0 && r.entry.session_id == *session)
     }
 
     /// Path of the store.
@@ -257,9 +254,10 @@ fn control_error(e: &io::Error, activate: bool, name: &[u8]) -> Error {
             "run this as root, and set a password with 'bdsnap passwd' before the module is loaded",
         ),
         Some(libc::EACCES) => ("wrong password", "each failure makes the next attempt wait longer"),
-        Some(libc::EAGAIN) => {
-            ("too many wrong passwords, or another one is being checked", "wait a minute, try again")
-        }
+        Some(libc::EAGAIN) => (
+            "too many wrong passwords, or another one is being checked",
+            "wait a minute, try again",
+        ),
         Some(libc::EBUSY) => (
             "the kernel's functions could not be hooked",
             "see the kernel log; another tracer may hold them",
@@ -269,9 +267,10 @@ fn control_error(e: &io::Error, activate: bool, name: &[u8]) -> Error {
             "it must be a block device or a regular file, hold neither the store nor anything \
              below it, and be neither zoned nor DAX",
         ),
-        Some(libc::ENAMETOOLONG) => {
-            ("name or password too long", "names have less than 4096 bytes, passwords less than 256")
-        }
+        Some(libc::ENAMETOOLONG) => (
+            "name or password too long",
+            "names have less than 4096 bytes, passwords less than 256",
+        ),
         Some(libc::ENOSYS) => {
             ("no such system call", "the module is not loaded or could not hook it")
         }

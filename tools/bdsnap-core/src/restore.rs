@@ -447,7 +447,9 @@ fn check_states(
                 "the past can only be restored in part: {}",
                 lossy.join("; ")
             ))
-            .hint("--accept-loss restores what there is; the result may need a file system check"));
+            .hint(
+                "--accept-loss restores what there is; the result may need a file system check",
+            ));
         }
         accepted.loss = true;
     }
@@ -488,7 +490,12 @@ fn check_groups(
 
 /// Refuses another device under the same name, and a chain that counts a
 /// place or a session twice.
-fn check_identity(chain: &Chain, from: usize, request: &Request<'_>, opened: &Opened) -> Result<()> {
+fn check_identity(
+    chain: &Chain,
+    from: usize,
+    request: &Request<'_>,
+    opened: &Opened,
+) -> Result<()> {
     let sessions = &chain.sessions[from..];
     for pair in sessions.windows(2) {
         let (a, b) = (&pair[0].header, &pair[1].header);
@@ -543,10 +550,8 @@ fn check_breaks(
         return Ok(());
     }
     if !accept.gap {
-        let mut error =
-            Error::refused(format!("the chain has a gap: {}", reasons.join("; "))).hint(
-                "--accept-gap restores all the same; what changed unseen is then not restored",
-            );
+        let mut error = Error::refused(format!("the chain has a gap: {}", reasons.join("; ")))
+            .hint("--accept-gap restores all the same; what changed unseen is then not restored");
         if !chain.damaged.is_empty() {
             error.message += &format!(" (unreadable: {})", chain.damaged.join(", "));
         }
@@ -819,9 +824,9 @@ impl Prepared<'_> {
         if self.batches.first().is_some_and(|b| b.start < 64 * 512) {
             self.opened.reread_partitions();
         }
-        self.guard.over(RESTORE_END).map_err(|e| {
-            Error::io("the restore is complete, but the module could not be told", &e)
-        })
+        self.guard
+            .over(RESTORE_END)
+            .map_err(|e| Error::io("the restore is complete, but the module could not be told", &e))
     }
 
     fn set_tail(

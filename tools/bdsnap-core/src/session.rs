@@ -8,8 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    FormatError, Header, Kind as SessionKind, Record, State, Status, DAT_NAME,
-    MAP_NAME, RECORDS_OFFSET, RECORD_LEN, REC_ZERO, RUN_MAX, SLOT_LEN, SLOT_OFFSETS,
+    FormatError, Header, Kind as SessionKind, Record, State, Status, DAT_NAME, MAP_NAME,
+    RECORDS_OFFSET, RECORD_LEN, REC_ZERO, RUN_MAX, SLOT_LEN, SLOT_OFFSETS,
 };
 
 use crate::error::{Error, Kind, Result};
@@ -173,9 +173,9 @@ impl Session {
                 bdsnap_abi::format::Durability::Strict => {
                     Restorable::Yes(Some("it was interrupted; strict, so nothing was lost"))
                 }
-                bdsnap_abi::format::Durability::Async => {
-                    Restorable::Lossy("it was interrupted, and being async may have lost pre-images")
-                }
+                bdsnap_abi::format::Durability::Async => Restorable::Lossy(
+                    "it was interrupted, and being async may have lost pre-images",
+                ),
             },
             View::Broken => Restorable::Lossy("it is broken: pre-images were lost"),
             View::Tainted => Restorable::Lossy("it is tainted: writes may have gone unseen"),
@@ -343,9 +343,8 @@ impl Session {
             match torn_at {
                 // The map ends here, unless a commit says that it does not.
                 Some(at) if record.is_commit() => {
-                    return Err(self.damage(format_args!(
-                        "record {at} is invalid, and a commit follows it"
-                    )));
+                    return Err(self
+                        .damage(format_args!("record {at} is invalid, and a commit follows it")));
                 }
                 Some(_) => {}
                 None => {
@@ -447,7 +446,9 @@ pub(crate) fn is_named_so(dir: &[u8]) -> bool {
         15 => *b == b'Z',
         _ => b.is_ascii_digit(),
     }) && (rest.is_empty()
-        || rest.strip_prefix(b"-").is_some_and(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit)))
+        || rest
+            .strip_prefix(b"-")
+            .is_some_and(|n| !n.is_empty() && n.iter().all(u8::is_ascii_digit)))
 }
 
 /// A file's name and what went wrong with it.
@@ -469,8 +470,12 @@ mod tests {
             assert!(is_named_so(good));
         }
         for bad in [
-            &b"vdb"[..], b"vdb_20261120T235959", b"vdb_20261120T235959Z-", b"vdb_2026112xT235959Z",
-            b"vdb_20261120T235959Zx", b"vdb_1763790000",
+            &b"vdb"[..],
+            b"vdb_20261120T235959",
+            b"vdb_20261120T235959Z-",
+            b"vdb_2026112xT235959Z",
+            b"vdb_20261120T235959Zx",
+            b"vdb_1763790000",
         ] {
             assert!(!is_named_so(bad));
         }

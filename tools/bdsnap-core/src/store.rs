@@ -24,9 +24,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use bdsnap_abi::format::{
-    Marker, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
-};
+use bdsnap_abi::format::{Marker, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
@@ -106,8 +104,9 @@ impl Store {
             Ok(f) => f,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {
                 let what = if path.is_dir() { "is not a bdsnap store" } else { "does not exist" };
-                return Err(Error::not_found(format!("{} {what}", crate::text::path(path)))
-                    .hint("mount the store, name it with --store, or make one with 'bdsnap init'"));
+                return Err(Error::not_found(format!("{} {what}", crate::text::path(path))).hint(
+                    "mount the store, name it with --store, or make one with 'bdsnap init'",
+                ));
             }
             Err(e) => return Err(e).on("open", &path.join(MARKER_NAME)),
         };
@@ -299,7 +298,8 @@ fn awaits_mount(path: &Path, fstab: &[u8]) -> bool {
 
 /// What a marker's replacement may have left behind in an unfinished store.
 fn is_leftover(name: &[u8]) -> bool {
-    name == CHAIN_DIR.as_bytes() || (name.starts_with(b"..bdsnap-store.") && name.ends_with(b".tmp"))
+    name == CHAIN_DIR.as_bytes()
+        || (name.starts_with(b"..bdsnap-store.") && name.ends_with(b".tmp"))
 }
 
 fn order(item: &Item) -> (u8, u64, u64, &[u8]) {

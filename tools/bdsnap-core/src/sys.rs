@@ -171,9 +171,8 @@ pub(crate) fn status_entry(bytes: &[u8]) -> Option<Entry> {
 pub(crate) fn control_syscall(number: u32, name: &CStr, password: &CStr) -> io::Result<()> {
     // SAFETY: Both arguments point to strings ended by NUL, which is all that
     // the module's calls read; a number nobody serves gives ENOSYS.
-    let result = unsafe {
-        libc::syscall(libc::c_long::from(number), name.as_ptr(), password.as_ptr())
-    };
+    let result =
+        unsafe { libc::syscall(libc::c_long::from(number), name.as_ptr(), password.as_ptr()) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

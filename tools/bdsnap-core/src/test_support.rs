@@ -204,17 +204,20 @@ impl Recorder<'_> {
         let recording = Status::recording(h.session_id);
         put_slot(&mut map, &recording);
         if let Some(state) = state {
-            put_slot(&mut map, &Status {
-                generation: 2,
-                state,
-                records: self.records.iter().filter(|r| !r.is_commit()).count() as u64,
-                map_records: self.records.len() as u64,
-                dat_bytes: self.dat.len() as u64,
-                end_ns: h.start_ns + 60_000_000_000,
-                errno: if state == State::Broken { 28 } else { 0 },
-                broken_sector: if state == State::Broken { 800 } else { 0 },
-                ..recording
-            });
+            put_slot(
+                &mut map,
+                &Status {
+                    generation: 2,
+                    state,
+                    records: self.records.iter().filter(|r| !r.is_commit()).count() as u64,
+                    map_records: self.records.len() as u64,
+                    dat_bytes: self.dat.len() as u64,
+                    end_ns: h.start_ns + 60_000_000_000,
+                    errno: if state == State::Broken { 28 } else { 0 },
+                    broken_sector: if state == State::Broken { 800 } else { 0 },
+                    ..recording
+                },
+            );
         }
         for r in &self.records {
             let mut bytes = [0; RECORD_LEN];
@@ -253,4 +256,3 @@ pub fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
         })
         .collect()
 }
-

@@ -93,7 +93,11 @@ pub fn size(bytes: u64) -> String {
 
 /// A number with its noun: `1 session`, `2 sessions`.
 pub fn count(n: u64, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+    if n == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{n} {noun}s")
+    }
 }
 
 /// A time span: `45s`, `3m 05s`, `2h 14m`, `6d 03h`.

@@ -125,8 +125,7 @@ fn restore(lab: &Lab, world: &Rc<World>, selector: Selector, how: &How<'_>) -> R
         to_file: false,
         undo: how.undo,
     };
-    let fake =
-        Fake { world: Rc::clone(world), store: lab.store.clone(), image: lab.image.clone() };
+    let fake = Fake { world: Rc::clone(world), store: lab.store.clone(), image: lab.image.clone() };
     prepare(&request, Some(Box::new(fake)), how.progress, &how.stop)?.apply(how.progress, &how.stop)
 }
 

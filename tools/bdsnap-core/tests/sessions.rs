@@ -82,7 +82,10 @@ fn any_truncation_and_addition_is_found() {
     let map = lab.path(&dir).join(MAP_NAME);
     let dat = lab.path(&dir).join(DAT_NAME);
     for (path, lengths) in [
-        (&map, vec![0, 7, 8191, 8192, 9000, 12287, 12288, 12288 + 31, 12288 + 32, 12288 + 4 * 32 - 1]),
+        (
+            &map,
+            vec![0, 7, 8191, 8192, 9000, 12287, 12288, 12288 + 31, 12288 + 32, 12288 + 4 * 32 - 1],
+        ),
         (&dat, vec![0, 1, 8192, 8703]),
     ] {
         let whole = fs::read(path).unwrap();

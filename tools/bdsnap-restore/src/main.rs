@@ -202,12 +202,18 @@ fn document(plan: &Plan, cli: &Cli, outcome: Option<&Outcome>) -> serde_json::Va
 /// The plan in words.
 fn describe(plan: &Plan, cli: &Cli) -> String {
     let escaped = |s: &str| text::escape(s.as_bytes());
-    let mut out = format!("Device   {}, {}\n", escaped(&plan.device), text::size(plan.device_bytes));
+    let mut out =
+        format!("Device   {}, {}\n", escaped(&plan.device), text::size(plan.device_bytes));
     out += &format!("Back to  {}, the start of {}\n", plan.start, escaped(&plan.session));
     let mut heading = "Through";
     for step in &plan.chain {
         let bytes = text::size(step.bytes);
-        out += &format!("{heading:8} {} ({}, {}, {bytes})", escaped(&step.name), step.kind, step.state);
+        out += &format!(
+            "{heading:8} {} ({}, {}, {bytes})",
+            escaped(&step.name),
+            step.kind,
+            step.state
+        );
         if let Some(gap) = step.gap_before {
             out += &format!(" GAP before it: {gap}");
         }
@@ -232,7 +238,9 @@ fn describe(plan: &Plan, cli: &Cli) -> String {
             if plan.bytes_to_write > 0 {
                 out += &match plan.undo_bytes {
                     0 => "Undo     none: this cannot be taken back\n".to_owned(),
-                    n => format!("Undo     what is overwritten ({}) is saved first\n", text::size(n)),
+                    n => {
+                        format!("Undo     what is overwritten ({}) is saved first\n", text::size(n))
+                    }
                 };
             }
         }

@@ -26,8 +26,12 @@ impl Loop {
     /// `None` where that is not possible.
     fn attach(image: &Path, options: &[&str]) -> Option<Self> {
         let guard = NODES.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let output =
-            Command::new("losetup").args(["--show", "-f"]).args(options).arg(image).output().ok()?;
+        let output = Command::new("losetup")
+            .args(["--show", "-f"])
+            .args(options)
+            .arg(image)
+            .output()
+            .ok()?;
         if !output.status.success() {
             eprintln!("skipped: no loop device to be had");
             return None;
@@ -142,7 +146,12 @@ fn block_device() {
     let mut lab = Lab::new(tmp.path(), SIZE);
     let Some(device) = Loop::attach(&lab.image, &[]) else { return };
     let past = session(&mut lab, Some(&device.0));
-    fs::OpenOptions::new().write(true).open(&device.0).unwrap().write_all_at(&lab.device, 0).unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&device.0)
+        .unwrap()
+        .write_all_at(&lab.device, 0)
+        .unwrap();
     fs::remove_file(&lab.image).unwrap();
     let now = read(&device.0);
     assert!(now == lab.device);

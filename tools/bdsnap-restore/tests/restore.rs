@@ -228,9 +228,12 @@ fn damage_is_found_before_the_first_write() {
     let (_tmp, mut lab) = lab();
     let [(a, _), (b, _)] = two_sessions(&mut lab);
     let now = lab.content();
-    for (dir, file, bit) in
-        [(&a, DAT_NAME, 80_000), (&b, DAT_NAME, 1), (&a, MAP_NAME, 12_300 * 8), (&b, MAP_NAME, 9300 * 8)]
-    {
+    for (dir, file, bit) in [
+        (&a, DAT_NAME, 80_000),
+        (&b, DAT_NAME, 1),
+        (&a, MAP_NAME, 12_300 * 8),
+        (&b, MAP_NAME, 9300 * 8),
+    ] {
         let path = lab.path(dir).join(file);
         let whole = fs::read(&path).unwrap();
         flip(&path, bit);
@@ -302,7 +305,10 @@ fn one_of_several_devices_needs_consent() {
     other.write(0, &[2; CHUNK]);
     assert!(other.header.set_name(b"/dev/other"));
     other.end(State::Closed);
-    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(5).says("/dev/other").says("--alone");
+    restore(&lab, &["latest", "--yes", "--accept-gap"])
+        .expect(5)
+        .says("/dev/other")
+        .says("--alone");
     restore(&lab, &["latest", "--dry-run", "--accept-gap", "--alone"]).expect(0);
 }
 

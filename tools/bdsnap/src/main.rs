@@ -153,9 +153,11 @@ impl Command {
             Self::Status(c) => c.json,
             Self::List(c) => c.json,
             Self::Verify(c) => c.json,
-            Self::Init | Self::Activate(_) | Self::Deactivate(_) | Self::Passwd(_) | Self::Settle => {
-                false
-            }
+            Self::Init
+            | Self::Activate(_)
+            | Self::Deactivate(_)
+            | Self::Passwd(_)
+            | Self::Settle => false,
         }
     }
 }

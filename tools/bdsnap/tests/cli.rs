@@ -168,7 +168,14 @@ fn list_for_people() {
     assert!(lines[0].starts_with("DEVICE ") && lines[0].ends_with("REMARKS"), "{}", lines[0]);
     for (line, parts) in lines[1..].iter().zip([
         [a.as_str(), "2026-11-20 23:59:59", " 1m 00s ", " 12.0 KiB ", " mount ", "closed"],
-        [b.as_str(), "2026-11-21 00:59:59", "raw", "broken", "gap before: written", "No space left"],
+        [
+            b.as_str(),
+            "2026-11-21 00:59:59",
+            "raw",
+            "broken",
+            "gap before: written",
+            "No space left",
+        ],
         [c.as_str(), "2026-11-21 01:59:59", " - ", "mount", "interrupted", "async"],
     ]) {
         for part in parts {
@@ -181,12 +188,15 @@ fn list_for_people() {
 
     let ran = bdsnap(lab.store.path(), &["list", "-o", "chain_seq,state,errno"], "").expect(0);
     let words: Vec<Vec<&str>> = ran.out.lines().map(|l| l.split_whitespace().collect()).collect();
-    assert_eq!(words, [
-        ["CHAIN_SEQ", "STATE", "ERRNO"],
-        ["1", "closed", "-"],
-        ["2", "broken", "28"],
-        ["3", "interrupted", "-"],
-    ]);
+    assert_eq!(
+        words,
+        [
+            ["CHAIN_SEQ", "STATE", "ERRNO"],
+            ["1", "closed", "-"],
+            ["2", "broken", "28"],
+            ["3", "interrupted", "-"],
+        ]
+    );
     bdsnap(lab.store.path(), &["list", "-o", "nonsense"], "").expect(2).says("columns: session_id");
 }
 
@@ -212,11 +222,14 @@ fn verify() {
     let store = lab.store.path();
     let ran = bdsnap(store, &["verify", "--all"], "").expect(0);
     let lines: Vec<&str> = ran.out.lines().collect();
-    assert_eq!(lines, [
-        format!("{a}: ok (closed, 1 run, 12.0 KiB)"),
-        format!("{b}: ok (broken, 1 run, 4.0 KiB); gap before it: written"),
-        format!("{c}: ok (interrupted, 1 run, 4.0 KiB)"),
-    ]);
+    assert_eq!(
+        lines,
+        [
+            format!("{a}: ok (closed, 1 run, 12.0 KiB)"),
+            format!("{b}: ok (broken, 1 run, 4.0 KiB); gap before it: written"),
+            format!("{c}: ok (interrupted, 1 run, 4.0 KiB)"),
+        ]
+    );
     flip(&lab.path(&a).join("blocks.dat"), 77);
     let ran = bdsnap(store, &["verify", &a, &b], "").expect(4);
     assert!(ran.out.starts_with(&format!("{a}: DAMAGED: ")), "{}", ran.out);
@@ -275,7 +288,9 @@ fn passwd_and_what_needs_the_module() {
 #[test]
 fn usage() {
     let tmp = tempfile::tempdir().unwrap();
-    for args in [&[][..], &["frobnicate"], &["activate"], &["activate", "/dev/x", "--password", "y"]] {
+    for args in
+        [&[][..], &["frobnicate"], &["activate"], &["activate", "/dev/x", "--password", "y"]]
+    {
         bdsnap(tmp.path(), args, "").expect(2);
     }
     bdsnap(tmp.path(), &["--help"], "").expect(0).says("Exit status: 0 ok");

@@ -61,8 +61,11 @@ struct Row {
 pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
     for column in &args.columns {
         if !COLUMNS.contains(&column.as_str()) {
-            return Err(Error::new(Kind::Usage, format!("no column {}", text::escape(column.as_bytes())))
-                .hint(format!("columns: {}", COLUMNS.join(", "))));
+            return Err(Error::new(
+                Kind::Usage,
+                format!("no column {}", text::escape(column.as_bytes())),
+            )
+            .hint(format!("columns: {}", COLUMNS.join(", "))));
         }
     }
     let store = Store::open(&common.store())?;
@@ -192,10 +195,35 @@ fn session_row(s: &Session, live: bool, empty: Row) -> Row {
 
 /// The names of [`Row`]'s fields.
 const COLUMNS: [&str; 29] = [
-    "session_id", "name", "device", "device_raw", "format", "kind", "state", "durability",
-    "chain_seq", "start", "start_ns", "end", "end_ns", "device_bytes", "chunk_size", "records",
-    "saved_bytes", "stored_bytes", "gap_before", "prev_session_id", "group_id", "restored_id",
-    "boot_id", "errno", "broken_sector", "broken", "absorbed_bytes", "held_bios", "damage",
+    "session_id",
+    "name",
+    "device",
+    "device_raw",
+    "format",
+    "kind",
+    "state",
+    "durability",
+    "chain_seq",
+    "start",
+    "start_ns",
+    "end",
+    "end_ns",
+    "device_bytes",
+    "chunk_size",
+    "records",
+    "saved_bytes",
+    "stored_bytes",
+    "gap_before",
+    "prev_session_id",
+    "group_id",
+    "restored_id",
+    "boot_id",
+    "errno",
+    "broken_sector",
+    "broken",
+    "absorbed_bytes",
+    "held_bios",
+    "damage",
 ];
 
 /// The table without `-o`.
@@ -210,7 +238,9 @@ fn people(rows: &[Row], colored: bool) -> String {
         let mut state = Cell::new(r.state);
         if colored {
             state = match r.state {
-                s if s == View::Closed.as_str() || s == View::Undo.as_str() => state.fg(Color::Green),
+                s if s == View::Closed.as_str() || s == View::Undo.as_str() => {
+                    state.fg(Color::Green)
+                }
                 s if s == View::Recording.as_str() => state.fg(Color::Cyan),
                 "unchecked" => state,
                 s if s == View::Interrupted.as_str() => state.fg(Color::Yellow),

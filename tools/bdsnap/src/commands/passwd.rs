@@ -57,8 +57,11 @@ fn given(args: &Password) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
 
 fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     if !std::io::stdin().is_terminal() {
-        return Err(Error::new(Kind::Usage, "a password is needed, and there is no terminal to ask on")
-            .hint("use --password-file or --password-stdin"));
+        return Err(Error::new(
+            Kind::Usage,
+            "a password is needed, and there is no terminal to ask on",
+        )
+        .hint("use --password-file or --password-stdin"));
     }
     rpassword::prompt_password(prompt)
         .map(|p| Zeroizing::new(p.into_bytes()))

@@ -94,16 +94,14 @@ fn find(items: &[Item], name: &OsString) -> Result<usize, Error> {
     if let Some(i) = items.iter().position(exact) {
         return Ok(i);
     }
-    let like: Vec<usize> =
-        (0..items.len()).filter(|&i| items[i].dir().starts_with(name)).collect();
+    let like: Vec<usize> = (0..items.len()).filter(|&i| items[i].dir().starts_with(name)).collect();
     match like[..] {
         [i] => Ok(i),
         [] => Err(Error::not_found(format!("no session {}", text::escape(name)))),
         _ => {
             let names: Vec<_> = like.iter().map(|&i| text::escape(items[i].dir())).collect();
             let message = format!("several sessions begin with {}", text::escape(name));
-            Err(Error::new(Kind::Usage, message)
-                .hint(format!("choose from: {}", names.join(", "))))
+            Err(Error::new(Kind::Usage, message).hint(format!("choose from: {}", names.join(", "))))
         }
     }
 }
