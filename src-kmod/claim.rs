@@ -100,7 +100,7 @@ fn claim(
     // SAFETY: The open file keeps the disk.
     let Some(disk) = (unsafe { Disk::from_borrowed(info.disk) }) else { return Ok(()) };
     let range = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
-    let volumes = find(&disk, &range, info)?;
+    let volumes = find(&disk, &range)?;
     if volumes.is_empty() {
         return Ok(());
     }
@@ -108,7 +108,7 @@ fn claim(
     let mut counted = KVec::with_capacity(volumes.len(), GFP_KERNEL)?;
     core().claims.lock().0.reserve(1, GFP_KERNEL)?;
     for volume in volumes {
-        begin(&volume, &disk, info);
+        begin(&volume, &disk);
         if counted.push_within_capacity(volume).is_err() {
             return Err(ENOMEM);
         }
@@ -121,7 +121,7 @@ fn claim(
 }
 
 /// The volumes that a claim of `range` is one of.
-fn find(disk: &Disk, range: &Sectors, info: &BdevInfo) -> Result<KVec<Arc<Volume>>> {
+fn find(disk: &Disk, range: &Sectors) -> Result<KVec<Arc<Volume>>> {
     if let Some(found) = find_image(disk)? {
         let mut v = KVec::new();
         v.push(found, GFP_KERNEL)?;
@@ -134,7 +134,6 @@ fn find(disk: &Disk, range: &Sectors, info: &BdevInfo) -> Result<KVec<Arc<Volume
     // The device may have come a moment ago. The names are under /dev, the
     // look is another task's, and its time is limited.
     look::settle(LOOK_MS);
-    let _ = info;
     find_bound(disk, range)
 }
 
@@ -252,7 +251,7 @@ fn bind_image(volume: &Volume, disk: &Disk) -> Result<bool> {
     let (major, minor) = disk.number();
     *bound = Some(Bound {
         disk: disk.clone(),
-        sectors: Sectors { start: 0, end: disk.capacity() },
+        sectors: Bound::WHOLE,
         major,
         minor,
         logical_block_size: disk.logical_block_size(),
@@ -264,7 +263,7 @@ fn bind_image(volume: &Volume, disk: &Disk) -> Result<bool> {
 }
 
 /// One claim more. The first starts a session.
-fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) {
+fn begin(volume: &Arc<Volume>, disk: &Disk) {
     let _turning = volume.turning.lock();
     let first = {
         let mut life = volume.life.lock();
@@ -275,7 +274,7 @@ fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) {
         return;
     }
     volume.unprotected.store(false, Ordering::Relaxed);
-    match start(volume, disk, info) {
+    match start(volume, disk) {
         Ok(()) => {}
         Err(e) => {
             volume.refused.store(-e.to_errno() as u32, Ordering::Relaxed);
@@ -327,15 +326,10 @@ fn image_mtime(volume: &Volume) -> u64 {
 
 /// Starts a session: all that is needed is there before the filesystem gets
 /// its device.
-fn start(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) -> Result {
+fn start(volume: &Arc<Volume>, disk: &Disk) -> Result {
     let bound = volume.bound.lock().clone().ok_or(ENODEV)?;
     disk.check_supported()?;
-    // A disk may have grown since it was bound.
-    let sectors = if bound.partition {
-        bound.sectors
-    } else {
-        Sectors { start: 0, end: disk.capacity() }
-    };
+    let sectors = bound.extent();
     let chunk = core().params.chunk_size.max(bound.logical_block_size);
     let geo = Geometry::new(sectors.start, sectors.len(), chunk).ok_or(EINVAL)?;
     let module = ModuleRef::get().ok_or(ENODEV)?;
@@ -354,7 +348,6 @@ fn start(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) -> Result {
     if !session.opened.wait(core().params.hold_timeout_ms) {
         session.break_with(ETIMEDOUT, sectors.start);
     }
-    let foreign = volume.foreign.swap(false, Ordering::AcqRel);
     let (head_sha256, fs_type) = match look_at_head(disk, &sectors) {
         Ok(head) => head,
         Err(e) => {
@@ -363,29 +356,21 @@ fn start(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) -> Result {
         }
     };
     let mut dev_flags = 0;
-    let (mut prev_session_id, mut gap_before) = (NO_ID, Gap::None);
+    let mut tail = None;
+    let mut same = false;
+    let mut gap_before = Gap::None;
     if session.opened.wait(0) {
-        // The writer has left the files alone since it opened them.
         let mut files = session.files.lock();
         if files.tail_damaged {
             gap_before = Gap::Unknown;
         }
-        if let Some(tail) = files.tail.take() {
-            prev_session_id = tail.session_id;
-            let same = tail.device_bytes == geo.bytes()
-                && tail.head_sha256 == head_sha256
-                && samples_match(disk, &sectors, tail.samples())
-                && (tail.image_mtime_ns == 0 || tail.image_mtime_ns == image_mtime(volume));
-            let watched = tail.load_id == core().load_id
-                && tail.boot_id == core().boot_id
-                && volume.watched.load(Ordering::Acquire);
-            gap_before = match (foreign, same, watched) {
-                (false, true, true) => Gap::None,
-                (false, _, false) if tail.load_id == NO_ID => Gap::Unknown,
-                (false, true, false) => Gap::Unknown,
-                _ => Gap::Written,
-            };
-        }
+        tail = files.tail.take();
+    }
+    if let Some(tail) = &tail {
+        same = tail.device_bytes == geo.bytes()
+            && tail.head_sha256 == head_sha256
+            && samples_match(disk, &sectors, tail.samples())
+            && (tail.image_mtime_ns == 0 || tail.image_mtime_ns == image_mtime(volume));
     }
     if volume.image.is_some() {
         dev_flags |= DEV_IMAGE;
@@ -393,27 +378,47 @@ fn start(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) -> Result {
     if bound.partition {
         dev_flags |= DEV_PARTITION;
     }
-    let is_loop = volume.image.is_some();
-    let _ = info;
+    let (loop_offset, loop_sizelimit) = if volume.image.is_some() {
+        (loop_number(disk, "offset"), loop_number(disk, "sizelimit"))
+    } else {
+        (0, 0)
+    };
     // From here on writes are held.
     volume.arm(&session);
     sys::synchronize_rcu();
+    // No write that the hook let pass before is unseen any more.
+    let foreign = volume.foreign.swap(false, Ordering::AcqRel)
+        | (volume.restoring.swap(false, Ordering::AcqRel)
+            && volume.restore_wrote.swap(false, Ordering::AcqRel));
+    if let Some(tail) = &tail {
+        let watched = tail.load_id == core().load_id
+            && tail.boot_id == core().boot_id
+            && volume.watched.load(Ordering::Acquire);
+        gap_before = match (foreign, same, watched) {
+            (false, true, true) => Gap::None,
+            (false, true, false) => Gap::Unknown,
+            // A session that was cut left nothing to compare with.
+            (false, false, _) if tail.load_id == NO_ID => Gap::Unknown,
+            _ => Gap::Written,
+        };
+    }
     if disk.inflight() != 0 {
         dev_flags |= RAW_IN_FLIGHT;
     }
     *session.beginning.lock() = Some(Beginning {
-        prev_session_id,
+        prev_session_id: tail.as_ref().map_or(NO_ID, |t| t.session_id),
         group_id: NO_ID,
         gap_before,
         dev_flags,
         head_sha256,
         fs_type,
-        loop_offset: if is_loop { loop_number(disk, "offset") } else { 0 },
-        loop_sizelimit: if is_loop { loop_number(disk, "sizelimit") } else { 0 },
+        loop_offset,
+        loop_sizelimit,
         dev_major: bound.major,
         dev_minor: bound.minor,
         logical_block_size: bound.logical_block_size,
     });
+    session.kick_writer();
     // What came between the first sync and here is the session's first write.
     disk.sync_caches(sectors.start, sectors.end);
     let _ = disk.flush();
@@ -504,12 +509,12 @@ fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
         session.break_with(ETIMEDOUT, dev.start);
         session.closed.wait(timeout);
     }
-    let wrote_dir = session.chain_seq.load(Ordering::Relaxed) != 0;
+    let on_disk = session.on_disk.load(Ordering::Acquire);
     let gap = (*session.beginning.lock()).map_or(Gap::Unknown, |b| b.gap_before);
     if !session.finished.load(Ordering::Acquire) {
         pr_err!("a session's end could not be written\n");
         volume.foreign.store(true, Ordering::Relaxed);
-    } else if wrote_dir {
+    } else if on_disk {
         volume.watched.store(true, Ordering::Release);
     } else if session.is_broken() || gap == Gap::Written {
         // It left nothing that could say so.

@@ -141,7 +141,11 @@ fn bind(dev: u32) -> Result<Bound> {
     let (disk, info) = Disk::by_devt(dev)?;
     Ok(Bound {
         disk,
-        sectors: Sectors::new(info.start, info.sectors).ok_or(EINVAL)?,
+        sectors: if info.partition != 0 {
+            Sectors::new(info.start, info.sectors).ok_or(EINVAL)?
+        } else {
+            Bound::WHOLE
+        },
         major: info.major,
         minor: info.minor,
         logical_block_size: info.logical_block_size,
@@ -524,7 +528,8 @@ fn entry(volume: &Volume) -> (Entry, Option<Arc<Session>>) {
     if let Some(b) = &*volume.bound.lock() {
         e.flags |= ENTRY_PRESENT;
         (e.major, e.minor) = (b.major, b.minor);
-        (e.start, e.bytes) = (b.sectors.start, b.sectors.len() * 512);
+        let extent = b.extent();
+        (e.start, e.bytes) = (extent.start, extent.len().saturating_mul(512));
     }
     for (flag, set) in [
         (ENTRY_WRITTEN, volume.foreign.load(Ordering::Relaxed)),

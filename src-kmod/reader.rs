@@ -188,21 +188,25 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
         core().budget.release(this, bytes - part_bytes);
         bytes = part_bytes;
     }
-    this.claimed().insert(part.start, part.end);
     let raw: *const Slice = &*slice;
-    this.reads.fetch_add(1, Ordering::AcqRel);
     let mut q = this.queue.lock();
-    let full = q.ring.push(slice).is_err();
+    let pushed = if this.is_broken() {
+        // It may end at any time now: nothing new may be under way.
+        Err(slice)
+    } else {
+        q.ring.push(slice)
+    };
+    if let Err(slice) = pushed {
+        drop(q);
+        drop(slice);
+        core().budget.release(this, bytes);
+        return Ok(None);
+    }
+    this.claimed().insert(part.start, part.end);
+    this.reads.fetch_add(1, Ordering::AcqRel);
     q.sampler.offer(part.start);
     this.note_ring(&q);
     drop(q);
-    if full {
-        // `acquire` has seen room and only this task adds: not reached, but
-        // if it were the run must not count as read.
-        this.reads.fetch_sub(1, Ordering::AcqRel);
-        core().budget.release(this, bytes);
-        return Err(EBUSY);
-    }
     let sector = this.geo.sectors_of(&part).start;
     // SAFETY: The slice stays in the ring, at its address, until its state is
     // no longer `READING`, which only the end of this read changes.

@@ -22,13 +22,28 @@ use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
 pub(crate) struct Bound {
     /// Its disk.
     pub(crate) disk: Disk,
-    /// Its sectors there.
+    /// Its sectors there; of a whole disk all that there could be, since disks
+    /// grow, and some have no size at first.
     pub(crate) sectors: Sectors,
     /// The whole disk's device number, for display.
     pub(crate) major: u32,
     pub(crate) minor: u32,
     pub(crate) logical_block_size: u32,
     pub(crate) partition: bool,
+}
+
+impl Bound {
+    /// All of a disk.
+    pub(crate) const WHOLE: Sectors = Sectors { start: 0, end: u64::MAX };
+
+    /// Its sectors as the disk is now.
+    pub(crate) fn extent(&self) -> Sectors {
+        if self.partition {
+            self.sectors
+        } else {
+            Sectors { start: 0, end: self.disk.capacity() }
+        }
+    }
 }
 
 /// Claims and sessions of a volume.

@@ -57,7 +57,11 @@ fn finish(this: &Arc<Session>, bio: HeldBio) {
     if bio.view().op() == sys::OP_DISCARD && !this.is_broken() {
         match this.discard {
             Discard::Absorb => return absorb(this, bio),
-            Discard::Pass => this.tainted.store(true, Ordering::Relaxed),
+            Discard::Pass => {
+                this.tainted.store(true, Ordering::Relaxed);
+                // Not `send_on`: this session would hold it again.
+                return bio.submit();
+            }
             Discard::Copy => {}
         }
     }

@@ -308,6 +308,8 @@ pub(crate) struct Session {
     #[pin]
     pub(crate) dir: Mutex<ShortString<SESSION_MAX>>,
     pub(crate) chain_seq: AtomicU64,
+    /// The store has a directory that says what became of it.
+    pub(crate) on_disk: AtomicBool,
 
     /// The store has been looked at.
     #[pin]
@@ -403,6 +405,7 @@ impl Session {
                 files <- new_mutex!(files, "bdsnap::Session::files"),
                 dir <- new_mutex!(ShortString::new(), "bdsnap::Session::dir"),
                 chain_seq: AtomicU64::new(0),
+                on_disk: AtomicBool::new(false),
                 opened <- Event::new(),
                 quiet <- Event::new(),
                 closed <- Event::new(),

@@ -206,6 +206,7 @@ impl Files {
         if let Some(store) = &self.store {
             store.fsync()?;
         }
+        session.on_disk.store(true, Ordering::Release);
         Ok(())
     }
 

@@ -50,6 +50,10 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
             }
             return;
         }
+        // The first writes may come while the claim still looks at the device.
+        if this.beginning.lock().is_none() {
+            return;
+        }
         match collect(this, files) {
             Next::Nothing => return,
             Next::Failed(error, sector) => this.break_with(error, sector),
