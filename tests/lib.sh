@@ -6,7 +6,8 @@
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 dir=$(mktemp -d "${TMPDIR:-/tmp}/bdsnap-test.XXXXXX")
-trap 'rm -rf "$dir"' EXIT
+# BDSNAP_KEEP=1 keeps the disks.
+trap '[ -n "${BDSNAP_KEEP:-}" ] || rm -rf "$dir"' EXIT
 trap 'exit 143' TERM INT HUP
 share=$dir/share
 mkdir "$share"

@@ -68,9 +68,9 @@ make_fs() {
 	vfat) mkfs.vfat -F 32 "$2" >/dev/null ;;
 	esac
 }
-# load_on FOLDER SEED: writes to a file system in every way there is
+# load_on FOLDER SEED [MIB]: writes to a file system in every way there is
 load_on() {
-	bdsnap-testtool work "$1/work" "$2" 4 || not_ok "the load on $1"
+	bdsnap-testtool work "$1/work" "$2" "${3:-4}" || not_ok "the load on $1"
 	fio --name=ring --directory="$1/work" --ioengine=io_uring --rw=randrw --bs=4k,4k --size=2M --iodepth=8 \
 		--direct=1 --randseed="$2" --fallocate=none --output=/dev/null || not_ok "io_uring on $1"
 	fstrim "$1" || echo "$1 lacks fstrim"
