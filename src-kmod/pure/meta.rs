@@ -5,7 +5,7 @@
 //! The first keys are those of the original module's file. The truth is
 //! `blocks.map`; whoever restores reads that.
 
-use super::format::{Header, Id, Status, DEV_IMAGE, DEV_PARTITION, RAW_IN_FLIGHT};
+use super::format::{Header, Id, Kind, Status, DEV_IMAGE, DEV_PARTITION, RAW_IN_FLIGHT};
 use super::name::{hex, ShortString, Utc};
 use core::fmt::{Result, Write};
 
@@ -33,6 +33,9 @@ pub fn write_json(
     obj.id("boot_id", &header.boot_id)?;
     obj.id("load_id", &header.load_id)?;
     obj.bytes("kind", header.kind.as_str().as_bytes())?;
+    if header.kind == Kind::Undo {
+        obj.id("restored_id", &header.restored_id)?;
+    }
     obj.bytes("durability", header.durability.as_str().as_bytes())?;
     obj.bytes("gap_before", header.gap_before.as_str().as_bytes())?;
     obj.number("chain_seq", header.chain_seq)?;

@@ -32,7 +32,6 @@ use bdsnap_abi::format::{
 };
 use bdsnap_abi::ioctl::{RESTORE_ABORT, RESTORE_END, RESTORE_REGISTERED};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::chain::{self, Break, Chain, Selector};
 use crate::device::{device_error, Opened, Purpose, Target};
@@ -44,7 +43,7 @@ use crate::progress::{Progress, Stop};
 use crate::session::{Restorable, Session};
 use crate::store::{Item, Store};
 use crate::text;
-use crate::writer::SessionWriter;
+use crate::writer::{Head, SessionWriter};
 
 /// Writes are at most this long, in bytes.
 const BATCH: u64 = RUN_MAX as u64;
@@ -729,12 +728,12 @@ impl Prepared<'_> {
         header.durability = bdsnap_abi::format::Durability::Strict;
         header.gap_before = self.gap_now.map_or(Gap::None, Break::as_gap);
         header.dev_flags &= DEV_IMAGE | DEV_PARTITION;
-        header.head_sha256 = self.head()?;
+        let head = self.head()?;
+        header.head_sha256 = head.sha256;
         if !header.set_name(&self.newest_name) {
             return Err(Error::other("the device's name is too long"));
         }
         let (session_id, chain_seq) = (header.session_id, header.chain_seq);
-        let head = header.head_sha256;
         let mut writer = SessionWriter::create(self.store, header)?;
         progress.phase("save for undo", self.plan.undo_bytes);
         let mut buf = vec![0; BATCH as usize];
@@ -745,7 +744,7 @@ impl Prepared<'_> {
             writer.run(batch.start / bdsnap_abi::SECTOR, buf)?;
             progress.advance(batch.len);
         }
-        let dir = writer.finish(State::Closed, head)?;
+        let dir = writer.finish(State::Closed, &head)?;
         progress.finish();
         Ok(UndoSession { dir, session_id, chain_seq })
     }
@@ -820,7 +819,7 @@ impl Prepared<'_> {
                 crc: crc32c::crc32c(&buf),
             });
         }
-        self.set_tail(undo, self.guard.load_id, head, &samples)?;
+        self.set_tail(undo, self.guard.load_id, head.sha256, &samples)?;
         if self.batches.first().is_some_and(|b| b.start < 64 * 512) {
             self.opened.reread_partitions();
         }
@@ -856,12 +855,12 @@ impl Prepared<'_> {
         self.store.set_tail(&self.newest_name, &tail)
     }
 
-    /// SHA-256 of the device's beginning.
-    fn head(&self) -> Result<[u8; 32]> {
+    /// What the device's beginning says.
+    fn head(&self) -> Result<Head> {
         let len = self.model.device_bytes.min(HEAD_LEN);
         let mut buf = vec![0; len as usize];
         self.read_device(0, &mut buf)?;
-        Ok(Sha256::digest(&buf).into())
+        Ok(Head::of(&buf))
     }
 
     /// Writes the past as an image into a new file, sparse where it is zero.

@@ -19,7 +19,7 @@
 //! directory first, so a name is never taken twice.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -334,17 +334,6 @@ fn lock(file: &File) -> io::Result<()> {
         }
     }
     Err(io::Error::from_raw_os_error(libc::EWOULDBLOCK))
-}
-
-/// Makes `meta.json` in a session's directory.
-pub(crate) fn write_meta(dir: &Path, meta: &serde_json::Value) -> Result<()> {
-    let path = dir.join(bdsnap_abi::format::META_NAME);
-    let mut bytes = Vec::new();
-    serde_json::to_writer_pretty(&mut bytes, meta)
-        .map_err(io::Error::from)
-        .and_then(|()| bytes.write_all(b"\n"))
-        .on("write", &path)?;
-    fsutil::replace(&path, &bytes, 0o600)
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    Header, Record, State, Status, DAT_NAME, HEADER_LEN, MAP_NAME, RECORDS_OFFSET, RECORD_LEN,
-    REC_COMMIT, REC_ZERO, SLOT_LEN, SLOT_OFFSETS,
+    Header, Record, State, Status, DAT_NAME, HEADER_LEN, MAP_NAME, META_NAME, RECORDS_OFFSET,
+    RECORD_LEN, REC_COMMIT, REC_ZERO, SLOT_LEN, SLOT_OFFSETS,
 };
-use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Error, Result};
 use crate::fsutil;
@@ -27,6 +27,23 @@ pub struct SessionWriter {
     path: PathBuf,
     name: Vec<u8>,
     status: Status,
+    saved_bytes: u64,
+}
+
+/// What a device's beginning says of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    /// SHA-256 of its first [`bdsnap_abi::format::HEAD_LEN`] bytes, or of all.
+    pub sha256: [u8; 32],
+    /// The file system that seems to be on it; empty if unknown.
+    pub fs_type: &'static str,
+}
+
+impl Head {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { sha256: Sha256::digest(bytes).into(), fs_type: bdsnap_abi::meta::fs_guess(bytes) }
+    }
 }
 
 struct Parts {
@@ -46,7 +63,7 @@ impl SessionWriter {
     pub fn create(store: &Store, header: Header) -> Result<Self> {
         let (name, path) = make_dir(store, &header)?;
         let status = Status::recording(header.session_id);
-        let mut writer = Self { parts: None, path, name, status };
+        let mut writer = Self { parts: None, path, name, status, saved_bytes: 0 };
         let (map, dat) = (writer.create_file(MAP_NAME)?, writer.create_file(DAT_NAME)?);
         let mut bytes = vec![0; RECORDS_OFFSET as usize];
         let (first, rest) = bytes.split_at_mut(HEADER_LEN);
@@ -87,6 +104,7 @@ impl SessionWriter {
             self.status.dat_bytes += data.len() as u64;
         }
         self.status.records += 1;
+        self.saved_bytes += data.len() as u64;
         self.append(&record)
     }
 
@@ -125,13 +143,15 @@ impl SessionWriter {
 
     /// Ends the session in `state` and makes all of it durable, its entry in
     /// the store included. Returns the directory's name.
-    pub fn finish(mut self, state: State, head_sha256: [u8; 32]) -> Result<Vec<u8>> {
+    ///
+    /// `head` is the device's beginning, as in [`Head`].
+    pub fn finish(mut self, state: State, head: &Head) -> Result<Vec<u8>> {
         self.commit()?;
         self.sync()?;
         self.status.generation += 1;
         self.status.state = state;
         self.status.end_ns = fsutil::now_ns();
-        self.status.head_sha256 = head_sha256;
+        self.status.head_sha256 = head.sha256;
         let mut slot = [0; SLOT_LEN];
         self.status.encode(&mut slot);
         if let Some(parts) = &self.parts {
@@ -139,7 +159,7 @@ impl SessionWriter {
             map.write_all_at(&slot, SLOT_OFFSETS[self.status.slot()])
                 .and_then(|()| map.sync_all())
                 .on("write", &self.path)?;
-            crate::store::write_meta(&self.path, &meta(&parts.header, &self.status))?;
+            write_meta(&self.path, &parts.header, &self.status, head.fs_type, self.saved_bytes)?;
         }
         fsutil::sync_dir(&self.path)?;
         fsutil::sync_dir(fsutil::parent(&self.path))?;
@@ -172,28 +192,17 @@ fn make_dir(store: &Store, header: &Header) -> Result<(Vec<u8>, PathBuf)> {
     Err(Error::other(format!("no free name for a session in {}", crate::text::path(all))))
 }
 
-/// `meta.json` of a session that ended.
-fn meta(header: &Header, status: &Status) -> serde_json::Value {
-    use crate::text::{hex, id, lossy};
-    json!({
-        "device": lossy(header.name()),
-        "timestamp": header.start_ns,
-        "block_size": header.chunk_size,
-        "fs_type": serde_json::Value::Null,
-        "total_blocks_saved": status.records,
-        "snapshot_type": "COW",
-        "session_id": hex(&header.session_id),
-        "store_id": hex(&header.store_id),
-        "prev_session_id": id(&header.prev_session_id),
-        "restored_id": id(&header.restored_id),
-        "chain_seq": header.chain_seq,
-        "kind": header.kind.as_str(),
-        "state": status.state.as_str(),
-        "durability": header.durability.as_str(),
-        "gap_before": header.gap_before.as_str(),
-        "device_bytes": header.device_bytes,
-        "chunk_size": header.chunk_size,
-        "start": crate::text::rfc3339(header.start_ns),
-        "end": crate::text::rfc3339(status.end_ns),
-    })
+/// Makes `meta.json` in a session's directory.
+fn write_meta(
+    dir: &Path,
+    header: &Header,
+    status: &Status,
+    fs_type: &str,
+    saved_bytes: u64,
+) -> Result<()> {
+    let path = dir.join(META_NAME);
+    let mut text = String::new();
+    bdsnap_abi::meta::write_json(&mut text, header, status, fs_type, saved_bytes)
+        .map_err(|e| Error::other(format!("cannot write {}: {e}", crate::text::path(&path))))?;
+    fsutil::replace(&path, text.as_bytes(), 0o600)
 }

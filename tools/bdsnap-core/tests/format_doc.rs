@@ -79,7 +79,9 @@ fn the_example_is_a_session() {
     assert_eq!(s.view(false), View::Interrupted);
     assert!(matches!(s.restorable(false), Restorable::Yes(Some(_))));
     assert_eq!(check(&s).unwrap().runs.len(), 2);
-    for torn in [cut[..cut.len() - 1].to_vec(), [&cut[..cut.len() - 1], &[!cut[cut.len() - 1]]].concat()] {
+    for torn in
+        [cut[..cut.len() - 1].to_vec(), [&cut[..cut.len() - 1], &[!cut[cut.len() - 1]]].concat()]
+    {
         let checked = check(&session(tmp.path(), &torn)).unwrap();
         assert_eq!(checked.runs.iter().map(|r| r.sector).collect::<Vec<_>>(), [8]);
     }

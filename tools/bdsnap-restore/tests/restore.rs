@@ -390,3 +390,67 @@ fn errors_are_json_too() {
     assert_eq!(json["error"]["exit_code"], 5);
     assert!(json["error"]["hint"].as_str().unwrap().contains("--accept-gap"));
 }
+
+/// Runs on a terminal of its own, with this typed; `None` without script(1).
+fn on_terminal(lab: &Lab, args: &[&str], typed: &[u8]) -> Option<(i32, String)> {
+    let quoted: Vec<String> = args.iter().map(|a| format!("'{a}'")).collect();
+    let command = format!(
+        "'{}' --store '{}' '{}' {}",
+        env!("CARGO_BIN_EXE_bdsnap-restore"),
+        lab.store.path().display(),
+        lab.image.display(),
+        quoted.join(" ")
+    );
+    let mut child = Command::new("script")
+        .args(["-qefc", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let mut input = child.stdin.take().unwrap();
+    // Typed before it is asked for, it waits in the terminal's buffer.
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::io::Write::write_all(&mut input, typed).unwrap();
+    let output = child.wait_with_output().unwrap();
+    drop(input);
+    Some((output.status.code().unwrap(), String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+#[test]
+fn a_terminal_is_asked() {
+    let (_tmp, mut lab) = lab();
+    let [(a, first), _] = two_sessions(&mut lab);
+    let now = lab.content();
+    let name = lab.image.display().to_string();
+    let Some((status, out)) = on_terminal(&lab, &["latest", "--accept-gap"], b"yes\n") else {
+        eprintln!("skipped: no script(1)");
+        return;
+    };
+    assert_eq!(status, 5, "{out}");
+    assert!(out.contains("not confirmed"), "{out}");
+    assert!(lab.content() == now);
+    // The second in the list, newest first.
+    let typed = [b"\x1b[B\r", name.as_bytes(), b"\r"].concat();
+    let (status, out) = on_terminal(&lab, &["--accept-gap"], &typed).unwrap();
+    assert_eq!(status, 0, "{out}");
+    assert!(out.contains(&a), "{out}");
+    assert!(lab.content() == first);
+    let (status, out) = on_terminal(&lab, &["--accept-gap"], b"\x1b").unwrap();
+    assert_eq!(status, 130, "{out}");
+}
+
+#[test]
+fn description_of_an_undo_session() {
+    let (_tmp, mut lab) = lab();
+    two_sessions(&mut lab);
+    let json = restore(&lab, &["latest", "--yes", "--accept-gap", "--json"]).expect(0).json();
+    let undo = lab.path(json["result"]["undo_session"].as_str().unwrap());
+    let meta: Value = serde_json::from_slice(&fs::read(undo.join("meta.json")).unwrap()).unwrap();
+    assert_eq!(meta["device"], lab.image.to_str().unwrap());
+    assert_eq!(meta["snapshot_type"], "COW");
+    assert_eq!(meta["kind"], "undo");
+    assert_eq!(meta["state"], "closed");
+    assert_eq!(meta["restored_id"], "02".repeat(16));
+    assert_eq!(meta["total_blocks_saved"], 21);
+}

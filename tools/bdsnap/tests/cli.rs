@@ -311,3 +311,24 @@ fn a_reader_that_goes_away_is_no_error() {
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
 }
+
+/// Run with `cargo test --release -- --ignored`: takes 160 MB.
+#[test]
+#[ignore = "large"]
+fn ten_thousand_sessions_are_listed_in_seconds() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, [a, ..]) = three(tmp.path());
+    for i in 3..10_000 {
+        let copy = lab.path(&format!("{a}-{i}"));
+        fs::create_dir(&copy).unwrap();
+        for file in ["blocks.map", "blocks.dat"] {
+            fs::copy(lab.path(&a).join(file), copy.join(file)).unwrap();
+        }
+    }
+    let start = std::time::Instant::now();
+    let ran = bdsnap(lab.store.path(), &["list"], "").expect(0);
+    let took = start.elapsed();
+    assert_eq!(ran.out.lines().count(), 10_001);
+    eprintln!("{took:?}");
+    assert!(took.as_secs() < 5, "{took:?}");
+}

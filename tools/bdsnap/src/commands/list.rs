@@ -265,6 +265,8 @@ fn remarks(r: &Row) -> String {
     let mut remarks = Vec::new();
     match r.gap_before {
         Some("none") | None => {}
+        // Before the first of all there is nothing to miss.
+        Some(_) if r.prev_session_id.is_none() => {}
         Some(gap) => remarks.push(format!("gap before: {gap}")),
     }
     if let Some(errno) = r.errno {

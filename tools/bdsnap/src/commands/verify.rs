@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
+use bdsnap_abi::format::NO_ID;
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::module::{Control, Module, ModuleStatus};
 use bdsnap_core::progress::{Progress, Stop};
@@ -114,6 +115,10 @@ fn links(items: &[Item]) -> BTreeMap<usize, chain::Break> {
     for (i, item) in items.iter().enumerate() {
         if let Item::Session(s) = item {
             let before = last.insert(s.header.name(), s);
+            if before.is_none() && s.header.prev_session_id == NO_ID {
+                // Before the first of all there is nothing to miss.
+                continue;
+            }
             if let Some(b) = chain::link(before.map(|b| &b.header), &s.header) {
                 links.insert(i, b);
             }
