@@ -5,4 +5,4 @@
 #
 # Two sessions on each file system, and back, byte for byte.
 
-exec "$(dirname "$0")/../roundtrip" async ext4 xfs btrfs vfat image
+exec "$(dirname "$0")/../roundtrip.sh" async ext4 xfs btrfs vfat image

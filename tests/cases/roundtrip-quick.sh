@@ -5,4 +5,4 @@
 #
 # Two sessions on a disk and on an image file, and back, byte for byte.
 
-exec "$(dirname "$0")/../roundtrip" syscall ext4 image
+exec "$(dirname "$0")/../roundtrip.sh" syscall ext4 image

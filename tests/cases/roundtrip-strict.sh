@@ -5,4 +5,4 @@
 #
 # Two sessions on each file system, and back, byte for byte.
 
-exec "$(dirname "$0")/../roundtrip" strict ext4 xfs btrfs vfat image
+exec "$(dirname "$0")/../roundtrip.sh" strict ext4 xfs btrfs vfat image

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# roundtrip HOW FS...: the cases roundtrip-*.sh; HOW: strict, async, or syscall (activation by system
+# roundtrip.sh HOW FS...: the cases roundtrip-*.sh; HOW: strict, async, or syscall (activation by system
 # call, with the module's default).
 
 . "$(dirname "$0")/lib.sh"
