@@ -92,10 +92,12 @@ impl Error {
             Some(n) => errno_text(n),
             None => e.to_string(),
         };
+        let forbidden = matches!(e.raw_os_error(), Some(libc::EACCES | libc::EPERM));
+        let hint = forbidden && !rustix::process::geteuid().is_root();
         Self {
             kind: Kind::Error,
             message: format!("{what}: {cause}"),
-            hint: None,
+            hint: hint.then(|| "run this as root".into()),
             errno: e.raw_os_error(),
         }
     }

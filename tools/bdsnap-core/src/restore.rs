@@ -20,6 +20,9 @@
 //! was changed, so steps 5 is done all the same: the same restore can go on,
 //! or be undone, without a gap. Without an undo session there is a gap.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -233,8 +236,38 @@ impl Drop for Guard {
 /// The past content of a device, from the sessions' data.
 struct Past {
     extents: Vec<Extent>,
-    dats: Vec<File>,
-    names: Vec<String>,
+    dats: RefCell<Dats>,
+}
+
+/// The sessions' data files. A chain may be longer than a process may have
+/// files open.
+struct Dats {
+    sessions: Vec<Session>,
+    /// The last few used, with their sessions' places.
+    open: VecDeque<(usize, File)>,
+}
+
+impl Dats {
+    const MAX_OPEN: usize = 64;
+
+    /// Reads all of `buf` from a session's data.
+    fn read(&mut self, session: usize, buf: &mut [u8], offset: u64) -> Result<()> {
+        let owner = &self.sessions[session];
+        let at = match self.open.iter().position(|(s, _)| *s == session) {
+            Some(at) => at,
+            None => {
+                self.open.truncate(Self::MAX_OPEN - 1);
+                self.open.push_front((session, owner.open_dat()?));
+                0
+            }
+        };
+        self.open[at].1.read_exact_at(buf, offset).map_err(|e| {
+            let name = text::escape(&owner.dir);
+            let mut damage = Error::io(format_args!("session {name} is damaged"), &e);
+            damage.kind = Kind::Verification;
+            damage
+        })
+    }
 }
 
 impl Past {
@@ -247,14 +280,7 @@ impl Past {
             match e.source {
                 Source::Zero => part.fill(0),
                 Source::Dat { session, offset } => {
-                    self.dats[session].read_exact_at(part, offset).map_err(|err| {
-                        let mut damage = Error::io(
-                            format_args!("session {} is damaged", self.names[session]),
-                            &err,
-                        );
-                        damage.kind = Kind::Verification;
-                        damage
-                    })?;
+                    self.dats.borrow_mut().read(session, part, offset)?;
                 }
             }
         }
@@ -297,7 +323,7 @@ pub fn prepare<'a>(
 
     let grounds = chain.grounds[from];
     let sessions: Vec<Session> = chain.sessions.drain(from..).collect();
-    let (past, steps) = load(&sessions, from, &breaks, accept, progress, stop)?;
+    let (extents, steps) = load(&sessions, from, &breaks, accept, progress, stop)?;
     let (Some(model), Some(newest)) = (sessions.first(), sessions.last()) else {
         return Err(Error::other("the chain is empty"));
     };
@@ -326,8 +352,8 @@ pub fn prepare<'a>(
         start: text::rfc3339(model.header.start_ns),
         chain: steps,
         ground: grounds.as_str(),
-        extents: past.extents.len() as u64,
-        bytes_covered: plan::total(&past.extents),
+        extents: extents.len() as u64,
+        bytes_covered: plan::total(&extents),
         bytes_equal: 0,
         bytes_to_write: 0,
         writes: 0,
@@ -338,17 +364,20 @@ pub fn prepare<'a>(
         accepted: accepted.list(),
         notes,
     };
+    let model = Box::new(model.header.clone());
+    let (newest_name, newest_seq) = (newest.header.name().to_vec(), newest.header.chain_seq);
+    let dats = RefCell::new(Dats { sessions, open: VecDeque::new() });
     let mut prepared = Prepared {
         plan,
         store,
         target,
         opened,
-        past,
+        past: Past { extents, dats },
         batches: Vec::new(),
-        model: Box::new(model.header.clone()),
+        model,
         newest_id,
-        newest_name: newest.header.name().to_vec(),
-        newest_seq: newest.header.chain_seq,
+        newest_name,
+        newest_seq,
         gap_now,
         undo: request.undo,
         chunk,
@@ -568,9 +597,9 @@ fn load(
     accept: Accept,
     progress: &dyn Progress,
     stop: &Stop<'_>,
-) -> Result<(Past, Vec<Step>)> {
+) -> Result<(Vec<Extent>, Vec<Step>)> {
     progress.phase("verify", sessions.iter().map(|s| s.dat_bytes).sum());
-    let mut past = Past { extents: Vec::new(), dats: Vec::new(), names: Vec::new() };
+    let mut past = Vec::new();
     let mut steps = Vec::new();
     for (i, session) in sessions.iter().enumerate() {
         let checked = if accept.loss {
@@ -579,9 +608,7 @@ fn load(
             session.check(false, progress, stop)?
         };
         let extents: Vec<Extent> = checked.runs.iter().map(|r| Extent::of_run(r, i)).collect();
-        past.extents = plan::underlay(&past.extents, &extents);
-        past.dats.push(session.open_dat()?);
-        past.names.push(text::escape(&session.dir));
+        past = plan::underlay(&past, &extents);
         let gap = breaks.iter().find(|(place, _)| *place == from + i).map(|(_, b)| b.as_str());
         steps.push(Step {
             name: text::lossy(&session.dir),
@@ -662,12 +689,17 @@ impl Prepared<'_> {
         }
         let undo = if self.undo { Some(self.save_undo(progress, stop)?) } else { None };
         // Before the first write: whoever is cut from here on left a gap.
-        self.set_tail(undo.as_ref(), NO_ID, [0; 32], &[])?;
+        if let Err(e) = self.set_tail(undo.as_ref(), NO_ID, [0; 32], &[]) {
+            if let Some(undo) = undo {
+                // Nothing was overwritten; a leftover would only be a gap.
+                let dir = self.store.path().join(OsStr::from_bytes(&undo.dir));
+                let _ = std::fs::remove_dir_all(dir);
+            }
+            return Err(e);
+        }
         let mut written = 0;
-        let result = self.write(progress, stop, &mut written).and_then(|()| {
-            self.check(progress)?;
-            Ok(())
-        });
+        let result =
+            self.write(progress, stop, &mut written).and_then(|()| self.check(progress, stop));
         let settled = self.settle(undo.as_ref());
         match result {
             Ok(()) => {
@@ -780,11 +812,12 @@ impl Prepared<'_> {
     }
 
     /// Reads back what was written.
-    fn check(&self, progress: &dyn Progress) -> Result<()> {
+    fn check(&self, progress: &dyn Progress, stop: &Stop<'_>) -> Result<()> {
         self.opened.drop_caches().on("flush", &self.target.path)?;
         progress.phase("check", self.plan.bytes_to_write);
         let mut buf = vec![0; BATCH as usize];
         for batch in &self.batches {
+            stop.check()?;
             let buf = &mut buf[..batch.len as usize];
             self.read_device(batch.start, buf)?;
             if crc32c::crc32c(buf) != batch.crc {

@@ -358,10 +358,12 @@ impl Session {
                 }
             }
         }
-        if self.dat_bytes < durable {
+        // Asked for now: while it is being recorded both files grow.
+        let dat_bytes =
+            self.open_dat()?.metadata().map_err(|e| self.damage(cause(DAT_NAME, &e)))?.len();
+        if dat_bytes < durable {
             return Err(self.damage(format_args!(
-                "{DAT_NAME}: {} bytes, but {durable} were durable",
-                self.dat_bytes
+                "{DAT_NAME}: {dat_bytes} bytes, but {durable} were durable"
             )));
         }
         if live {

@@ -24,12 +24,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use bdsnap_abi::format::{Marker, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN};
+use bdsnap_abi::format::{
+    Marker, State, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
+};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
+use crate::module::ModuleStatus;
 use crate::original::Original;
 use crate::session::Session;
 
@@ -220,6 +223,20 @@ impl Store {
                 // A directory of another kind, or one without its index?
                 let ours = crate::session::is_named_so(dir) || path.join(MAP_NAME).exists();
                 ours.then(|| Item::Damaged(Damaged { dir: dir.to_vec(), reason }))
+            }
+        }
+    }
+
+    /// Reads once more what seemed to be recording and is not: its end may
+    /// have come between the first look and the module's status.
+    pub fn look_again(&self, items: &mut [Item], module: Option<&ModuleStatus>) {
+        for item in items {
+            let Item::Session(s) = item else { continue };
+            let recording = s.status.state == State::Recording;
+            if recording && !module.is_some_and(|m| m.is_recording(&s.header.session_id)) {
+                if let Ok(now) = Session::read(&s.path, &s.dir) {
+                    **s = now;
+                }
             }
         }
     }

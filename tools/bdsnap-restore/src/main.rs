@@ -146,7 +146,7 @@ fn selector(cli: &Cli, store: &Store, target: &Target) -> Result<Selector, Error
         .items(&lines)
         .default(0)
         .interact_opt()
-        .map_err(|e| Error::other(format!("cannot ask: {e}")))?;
+        .map_err(unanswered)?;
     match chosen {
         Some(i) => Ok(Selector::Name(newest_first[i].dir.clone())),
         None => Err(Error::new(Kind::Interrupted, "nothing was chosen")),
@@ -181,11 +181,21 @@ fn confirm(cli: &Cli, prepared: &Prepared<'_>) -> Result<(), Error> {
         .with_prompt(format!("Type {name} to overwrite it"))
         .allow_empty(true)
         .interact_text()
-        .map_err(|e| Error::other(format!("cannot ask: {e}")))?;
+        .map_err(unanswered)?;
     if typed.trim() == name {
         Ok(())
     } else {
         Err(Error::refused("not confirmed; nothing was written"))
+    }
+}
+
+/// Nothing was chosen or typed: by Ctrl-C, or because the terminal went away.
+fn unanswered(e: dialoguer::Error) -> Error {
+    let dialoguer::Error::IO(e) = e;
+    if e.kind() == std::io::ErrorKind::Interrupted {
+        Error::new(Kind::Interrupted, "interrupted; nothing was written")
+    } else {
+        Error::io("cannot ask", &e)
     }
 }
 
@@ -249,7 +259,7 @@ fn describe(plan: &Plan, cli: &Cli) -> String {
         out += &format!("Gap      between the newest session and now: {gap}\n");
     }
     for note in &plan.notes {
-        out += &format!("Note     {note}\n");
+        out += &format!("Note     {}\n", escaped(note));
     }
     if plan.partial {
         out += "Partial  old content was lost; the result is not the whole past\n";

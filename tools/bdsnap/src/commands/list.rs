@@ -83,6 +83,7 @@ pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
         }
     }
     let module = Module::open().ok().flatten().and_then(|m| m.status().ok());
+    store.look_again(&mut items, module.as_ref());
     let rows: Vec<Row> = items.iter().map(|i| row(i, module.as_ref())).collect();
     if args.json {
         let document = json!({ "schema_version": 1, "sessions": rows });

@@ -39,9 +39,10 @@ struct Finding {
 
 pub(crate) fn run(common: &Common, args: &Verify) -> Result<Done, Error> {
     let store = Store::open(&common.store())?;
-    let items = store.items()?;
+    let mut items = store.items()?;
     let chosen = choose(&items, args)?;
     let module = Module::open().ok().flatten().and_then(|m| m.status().ok());
+    store.look_again(&mut items, module.as_ref());
     let links = links(&items);
     let progress = common.progress();
     let total = chosen
