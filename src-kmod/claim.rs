@@ -100,7 +100,7 @@ fn claim(
     // SAFETY: The open file keeps the disk.
     let Some(disk) = (unsafe { Disk::from_borrowed(info.disk) }) else { return Ok(()) };
     let range = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
-    let volumes = find(&disk, &range)?;
+    let volumes = find(&disk, &range, info)?;
     if volumes.is_empty() {
         return Ok(());
     }
@@ -108,10 +108,12 @@ fn claim(
     let mut counted = KVec::with_capacity(volumes.len(), GFP_KERNEL)?;
     core().claims.lock().0.reserve(1, GFP_KERNEL)?;
     for volume in volumes {
-        begin(&volume, &disk);
-        if counted.push_within_capacity(volume).is_err() {
+        if begin(&volume, &disk, info) && counted.push_within_capacity(volume).is_err() {
             return Err(ENOMEM);
         }
+    }
+    if counted.is_empty() {
+        return Ok(());
     }
     let claim = Claim { file, bdev, holder, volumes: counted, _live: Token::new(Kind::Claims) };
     let mut claims = core().claims.lock();
@@ -121,27 +123,31 @@ fn claim(
 }
 
 /// The volumes that a claim of `range` is one of.
-fn find(disk: &Disk, range: &Sectors) -> Result<KVec<Arc<Volume>>> {
+fn find(disk: &Disk, range: &Sectors, info: &BdevInfo) -> Result<KVec<Arc<Volume>>> {
     if let Some(found) = find_image(disk)? {
         let mut v = KVec::new();
         v.push(found, GFP_KERNEL)?;
         return Ok(v);
     }
-    let found = find_bound(disk, range)?;
+    let found = find_bound(disk, range, info)?;
     if !found.is_empty() || !any_unbound() {
         return Ok(found);
     }
     // The device may have come a moment ago. The names are under /dev, the
     // look is another task's, and its time is limited.
     look::settle(LOOK_MS);
-    find_bound(disk, range)
+    find_bound(disk, range, info)
 }
 
-fn find_bound(disk: &Disk, range: &Sectors) -> Result<KVec<Arc<Volume>>> {
+fn find_bound(disk: &Disk, range: &Sectors, info: &BdevInfo) -> Result<KVec<Arc<Volume>>> {
     let registry = core().registry.lock();
     let mut found = KVec::new();
     for volume in registry.volumes.iter() {
-        let hit = volume.bound.lock().as_ref().is_some_and(|b| overlap(b, disk.as_ptr(), range));
+        let hit = volume
+            .bound
+            .lock()
+            .as_ref()
+            .is_some_and(|b| overlap(b, disk.as_ptr(), range) || b.is_partition(info));
         if hit && (!volume.retired.load(Ordering::Relaxed) || volume.is_claimed()) {
             found.push(volume.clone(), GFP_KERNEL)?;
         }
@@ -163,10 +169,7 @@ fn loop_attribute(disk: &Disk, attribute: &str, buf: &mut [u8]) -> Result<usize>
     let mut name = [0; 32];
     let n = disk.name(&mut name);
     let name = ::core::str::from_utf8(&name[..n]).map_err(|_| EINVAL)?;
-    sys::read_text(
-        &*CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?,
-        buf,
-    )
+    sys::read_text(&CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?, buf)
 }
 
 fn loop_number(disk: &Disk, attribute: &str) -> u64 {
@@ -262,19 +265,23 @@ fn bind_image(volume: &Volume, disk: &Disk) -> Result<bool> {
     Ok(true)
 }
 
-/// One claim more. The first starts a session.
-fn begin(volume: &Arc<Volume>, disk: &Disk) {
+/// One claim more. The first starts a session. False: it is registered no more.
+fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) -> bool {
     let _turning = volume.turning.lock();
+    if volume.gone.load(Ordering::Relaxed) {
+        return false;
+    }
     let first = {
         let mut life = volume.life.lock();
         life.claims += 1;
         life.claims == 1
     };
     if !first {
-        return;
+        return true;
     }
     volume.unprotected.store(false, Ordering::Relaxed);
-    match start(volume, disk) {
+    let moved = follow_partition(volume, info);
+    match moved.and_then(|()| start(volume, disk)) {
         Ok(()) => {}
         Err(e) => {
             volume.refused.store(-e.to_errno() as u32, Ordering::Relaxed);
@@ -283,6 +290,22 @@ fn begin(volume: &Arc<Volume>, disk: &Disk) {
             pr_err!("no session could be started: errno {}\n", -e.to_errno());
         }
     }
+    true
+}
+
+/// A partition may have been moved since it was bound, with nobody telling.
+fn follow_partition(volume: &Volume, info: &BdevInfo) -> Result {
+    let claimed = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
+    {
+        let mut bound = volume.bound.lock();
+        let Some(b) = (*bound).as_mut().filter(|b| b.is_partition(info)) else { return Ok(()) };
+        if b.sectors == claimed {
+            return Ok(());
+        }
+        b.sectors = claimed;
+    }
+    volume.watched.store(false, Ordering::Relaxed);
+    core().registry.lock().publish()
 }
 
 /// Memory for one look at the device's content.
@@ -336,8 +359,7 @@ fn start(volume: &Arc<Volume>, disk: &Disk) -> Result {
     let session = Session::new(&volume.name, disk.clone(), geo, volume.durability, module)?;
     // What was written before belongs to the state at the start.
     disk.sync_caches(sectors.start, sectors.end);
-    core().sessions.lock().push(session.clone(), GFP_KERNEL)?;
-    core().sessions_total.fetch_add(1, Ordering::Relaxed);
+    core().remember(session.clone())?;
     let old = {
         let mut life = volume.life.lock();
         life.last = life.session.as_ref().map(|s| Last::of(s)).or(life.last);

@@ -60,7 +60,11 @@ fn user_string(addr: usize, max: usize) -> Result<KVec<u8>> {
     let mut out = KVec::from_elem(0u8, max + 1, GFP_KERNEL)?;
     // SAFETY: `out` has so many bytes; the address is checked by the callee.
     let n = unsafe {
-        kernel::bindings::strncpy_from_user(out.as_mut_ptr().cast(), addr as *const _, out.len() as _)
+        kernel::bindings::strncpy_from_user(
+            out.as_mut_ptr().cast(),
+            addr as *const _,
+            out.len() as isize,
+        )
     };
     let n = usize::try_from(n).map_err(|_| Error::from_errno(n as i32))?;
     if n > max {
@@ -240,7 +244,7 @@ fn find(r: &Resolved) -> Option<Arc<Volume>> {
 
 /// EINVAL if the store is on that device.
 fn check_store(bound: &Bound) -> Result {
-    let Ok(store) = Dir::resolve(&*core().store_path()?) else { return Ok(()) };
+    let Ok(store) = Dir::resolve(&core().store_path()?) else { return Ok(()) };
     let info = store.info();
     let range = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
     if info.disk.is_some_and(|d| registry::overlap(bound, d.as_ptr(), &range)) {
@@ -316,6 +320,7 @@ fn deactivate(name: &[u8]) -> Result<u64> {
         volume.retired.store(true, Ordering::Relaxed);
         flags |= CONTROL_MOUNTED;
     } else {
+        volume.gone.store(true, Ordering::Relaxed);
         let mut registry = core().registry.lock();
         registry.volumes.retain(|v| !Arc::ptr_eq(v, &volume));
         registry.publish()?;
@@ -400,9 +405,9 @@ fn restore(request: &mut Restore) -> Result {
                 written |= tail.image_mtime_ns != 0 && now != tail.image_mtime_ns;
             }
             let watched = volume.watched.load(Ordering::Acquire)
-                && tail.as_ref().is_some_and(|t| {
-                    t.load_id == core().load_id && t.boot_id == core().boot_id
-                });
+                && tail
+                    .as_ref()
+                    .is_some_and(|t| t.load_id == core().load_id && t.boot_id == core().boot_id);
             if written {
                 request.flags |= RESTORE_WRITTEN;
             }
@@ -437,7 +442,10 @@ fn restore(request: &mut Restore) -> Result {
 fn abi_bytes<T: Abi>(value: &T) -> &[u8] {
     // SAFETY: By `Abi` there is no padding, so all bytes are initialised.
     unsafe {
-        ::core::slice::from_raw_parts((value as *const T).cast(), ::core::mem::size_of::<T>())
+        ::core::slice::from_raw_parts(
+            ::core::ptr::from_ref(value).cast(),
+            ::core::mem::size_of::<T>(),
+        )
     }
 }
 

@@ -136,14 +136,20 @@ impl Core {
         self.device.store(device, Ordering::Release);
     }
 
-    /// Running sessions.
-    pub(crate) fn running(&self) -> Result<KVec<Arc<Session>>> {
-        let sessions = self.sessions.lock();
-        let mut out = KVec::with_capacity(sessions.len(), GFP_KERNEL)?;
-        for s in sessions.iter() {
-            out.push(s.clone(), GFP_KERNEL)?;
-        }
-        Ok(out)
+    /// Visits the running sessions. `visit` must neither allocate nor wait for
+    /// I/O.
+    pub(crate) fn for_each_session(&self, visit: impl Fn(&Arc<Session>)) {
+        self.sessions.lock().iter().for_each(visit);
+    }
+
+    /// A session begins.
+    pub(crate) fn remember(&self, session: Arc<Session>) -> Result {
+        // The watch takes this lock: whoever has it must not wait for reclaim
+        // that waits for a held write.
+        let _noio = sys::NoIo::enter();
+        self.sessions.lock().push(session, GFP_KERNEL)?;
+        self.sessions_total.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A session has ended for good.

@@ -154,7 +154,7 @@ extern "C" fn bdsnap_syscall(regs: *const bindings::pt_regs) -> c_long {
     // SAFETY: The registers with which the task entered the kernel.
     let (nr, name, password) = unsafe { ((*regs).orig_ax as u32, (*regs).di, (*regs).si) };
     let on = nr == core().params.sysc_activate;
-    match crate::control::system_call(on, name as usize, password as usize) {
+    match crate::control::system_call(on, name, password) {
         Ok(()) => 0,
         Err(e) => e.to_errno() as c_long,
     }
@@ -258,38 +258,28 @@ pub(crate) fn self_test(disk: Option<&Disk>) -> Result {
 
 // --- Notifiers and watch ----------------------------------------------------
 
-/// Called regularly, and at once when a session breaks.
+/// Called regularly. Allocates nothing: it may be what frees memory.
 #[no_mangle]
 extern "C" fn bdsnap_tick() {
-    let Ok(sessions) = core().running() else { return };
-    for session in sessions {
-        session.look();
-        if session.is_broken() && !session.told.swap(true, Ordering::AcqRel) {
-            crate::claim::tell_broken(&session);
-        }
-    }
+    core().for_each_session(|session| session.look());
 }
 
 /// Before a reboot or a power-off: what is in memory goes to the store.
 #[no_mangle]
 extern "C" fn bdsnap_on_reboot() -> c_int {
-    if let Ok(sessions) = core().running() {
-        for session in sessions {
-            session.kick_reader();
-            session.kick_writer();
-        }
-    }
+    core().for_each_session(|session| {
+        session.kick_reader();
+        session.kick_writer();
+    });
     0
 }
 
 /// Before hibernation: the image's content cannot be followed.
 #[no_mangle]
 extern "C" fn bdsnap_on_hibernate() -> c_int {
-    if let Ok(sessions) = core().running() {
-        for session in sessions {
-            session.break_with(ECANCELED, session.geo.on_disk().start);
-        }
-    }
+    core().for_each_session(|session| {
+        session.break_with(ECANCELED, session.geo.on_disk().start);
+    });
     0
 }
 

@@ -55,8 +55,7 @@ fn next_job(this: &Arc<Session>) -> Option<Job> {
         };
         let absorb = op == sys::OP_DISCARD && this.discard == Discard::Absorb;
         let pass = op == sys::OP_DISCARD && this.discard == Discard::Pass;
-        let divisible =
-            matches!(op, sys::OP_WRITE_ZEROES | sys::OP_DISCARD | sys::OP_SECURE_ERASE);
+        let divisible = matches!(op, sys::OP_WRITE_ZEROES | sys::OP_DISCARD | sys::OP_SECURE_ERASE);
         if absorb || pass || !divisible || count <= PART_SECTORS {
             q.current = Some(bio);
             return Some(Job { sectors, save: !absorb && !pass });

@@ -11,7 +11,7 @@ use crate::live::{Kind, Token};
 use crate::pure::format::{Durability, Id, State, NO_ID};
 use crate::pure::plan::Sectors;
 use crate::session::Session;
-use crate::sys::{gendisk, BioView, Disk};
+use crate::sys::{gendisk, BdevInfo, BioView, Disk};
 use ::core::ptr::null_mut;
 use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use kernel::prelude::*;
@@ -35,6 +35,14 @@ pub(crate) struct Bound {
 impl Bound {
     /// All of a disk.
     pub(crate) const WHOLE: Sectors = Sectors { start: 0, end: u64::MAX };
+
+    /// Whether it is the partition that C tells of, wherever that is now.
+    pub(crate) fn is_partition(&self, info: &BdevInfo) -> bool {
+        self.partition
+            && info.partition != 0
+            && self.disk.as_ptr() == info.disk
+            && (self.major, self.minor) == (info.major, info.minor)
+    }
 
     /// Its sectors as the disk is now.
     pub(crate) fn extent(&self) -> Sectors {
@@ -119,6 +127,8 @@ pub(crate) struct Volume {
     pub(crate) refused: AtomicU32,
     /// Deactivated while its session runs.
     pub(crate) retired: AtomicBool,
+    /// Deactivated: a claim that has just found it must leave it alone.
+    pub(crate) gone: AtomicBool,
     _live: Token,
 }
 
@@ -151,6 +161,7 @@ impl Volume {
                 unprotected: AtomicBool::new(false),
                 refused: AtomicU32::new(0),
                 retired: AtomicBool::new(false),
+                gone: AtomicBool::new(false),
                 _live: Token::new(Kind::Volumes),
             }),
             GFP_KERNEL,
@@ -311,7 +322,8 @@ pub(crate) unsafe fn find_session<T>(
         // SAFETY: By `Volume`'s invariant it lives through this read section.
         // The borrowed count is the one in `life.session`; it is not dropped
         // here.
-        let session = unsafe { ::core::mem::ManuallyDrop::new(Arc::from_raw(session.cast_const())) };
+        let session =
+            unsafe { ::core::mem::ManuallyDrop::new(Arc::from_raw(session.cast_const())) };
         if session.is_broken() {
             continue;
         }
@@ -358,6 +370,10 @@ pub(crate) fn settle() -> Result {
         }
         let found = crate::control::bind_by_name(&volume.name);
         let mut bound = volume.bound.lock();
+        if volume.is_claimed() {
+            // A mount came meanwhile; it has read `bound` or will find it so.
+            continue;
+        }
         let same = match (&*bound, &found) {
             (Some(a), Ok(b)) => a.disk.as_ptr() == b.disk.as_ptr() && a.sectors == b.sectors,
             (None, Err(_)) => true,
@@ -374,7 +390,9 @@ pub(crate) fn settle() -> Result {
         match found {
             Ok(b) => {
                 let refusal = b.disk.check_supported().err();
-                volume.refused.store(refusal.map_or(0, |e| -e.to_errno() as u32), Ordering::Relaxed);
+                volume
+                    .refused
+                    .store(refusal.map_or(0, |e| -e.to_errno() as u32), Ordering::Relaxed);
                 *bound = refusal.is_none().then_some(b);
             }
             Err(_) => *bound = None,

@@ -2,11 +2,11 @@
 
 //! Lets held bios go, in the order in which they were held.
 
+use crate::live::{Kind, Token};
 use crate::params::Discard;
 use crate::pure::format::Durability;
 use crate::pure::plan::Chunks;
 use crate::session::{Queue, Session, READ};
-use crate::live::{Kind, Token};
 use crate::sys::{self, HeldBio, NoIo};
 use ::core::sync::atomic::Ordering;
 use kernel::sync::Arc;

@@ -38,7 +38,7 @@ use crate::sys::{self, BioList, Disk, Event, HeldBio, ModuleRef, Page};
 use ::core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_mutex, new_spinlock, Arc, CondVar, Mutex, SpinLock};
-use kernel::workqueue::{impl_has_work, new_work, Work};
+use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 /// Pages that each session keeps for when there are no others (256 KiB).
 const RESERVE: usize = 64;
@@ -278,7 +278,6 @@ pub(crate) struct Session {
     broken: AtomicU32,
     pub(crate) broken_sector: AtomicU64,
     pub(crate) broken_ns: AtomicU64,
-    pub(crate) told: AtomicBool,
     /// Discards passed on unsaved: the image is not exact.
     pub(crate) tainted: AtomicBool,
 
@@ -334,6 +333,8 @@ pub(crate) struct Session {
     pub(crate) write_work: Work<Session, 2>,
     #[pin]
     pub(crate) release_work: Work<Session, 3>,
+    #[pin]
+    tell_work: Work<Session, 4>,
 
     _live: Token,
     // Last: when it is dropped the module may go.
@@ -344,6 +345,7 @@ impl_has_work! {
     impl HasWork<Self, 1> for Session { self.read_work }
     impl HasWork<Self, 2> for Session { self.write_work }
     impl HasWork<Self, 3> for Session { self.release_work }
+    impl HasWork<Self, 4> for Session { self.tell_work }
 }
 
 impl Session {
@@ -381,7 +383,6 @@ impl Session {
                 broken: AtomicU32::new(0),
                 broken_sector: AtomicU64::new(0),
                 broken_ns: AtomicU64::new(0),
-                told: AtomicBool::new(false),
                 tainted: AtomicBool::new(false),
                 queue <- new_spinlock!(Queue {
                     incoming: BioList::new(),
@@ -418,6 +419,7 @@ impl Session {
                 read_work <- new_work!("bdsnap::read"),
                 write_work <- new_work!("bdsnap::write"),
                 release_work <- new_work!("bdsnap::release"),
+                tell_work <- new_work!("bdsnap::tell"),
                 _live: Token::new(Kind::Sessions),
                 _module: module,
             }),
@@ -590,7 +592,7 @@ impl Session {
         self.kick_writer();
         self.unthrottle();
         core().budget.wake();
-        crate::sys::Watch::wake();
+        let _ = core().queues.look.queue().enqueue::<Arc<Self>, 4>(self.clone());
     }
 
     /// A look of the watch: breaks the session when a bio has been held too
@@ -618,5 +620,15 @@ impl Session {
     /// Runs the releaser.
     pub(crate) fn kick_releaser(self: &Arc<Self>) {
         let _ = core().queues.release.queue().enqueue::<Arc<Self>, 3>(self.clone());
+    }
+}
+
+impl WorkItem<4> for Session {
+    type Pointer = Arc<Session>;
+
+    /// Says that it broke, where waiting does no harm.
+    fn run(this: Arc<Session>) {
+        let _live = Token::new(Kind::Works);
+        crate::claim::tell_broken(&this);
     }
 }

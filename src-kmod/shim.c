@@ -913,12 +913,6 @@ int bdsnap_watch_start(unsigned int period_ms)
 	return PTR_ERR_OR_ZERO(watch_task);
 }
 
-void bdsnap_watch_wake(void)
-{
-	if (!IS_ERR_OR_NULL(watch_task))
-		wake_up_process(watch_task);
-}
-
 void bdsnap_watch_stop(void)
 {
 	if (!IS_ERR_OR_NULL(watch_task))

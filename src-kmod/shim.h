@@ -129,7 +129,6 @@ void bdsnap_close(struct file *file);
 bool bdsnap_module_get(void);
 void bdsnap_module_put(void);
 int bdsnap_watch_start(unsigned int period_ms);
-void bdsnap_watch_wake(void);
 void bdsnap_watch_stop(void);
 int bdsnap_notifiers_register(void);
 void bdsnap_notifiers_unregister(void);

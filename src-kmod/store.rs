@@ -135,7 +135,7 @@ impl Files {
             other => other?,
         };
         let key = chain_key(&sys::sha256(&session.name));
-        match chain.open_file(&*c_name(&key)?) {
+        match chain.open_file(&c_name(&key)?) {
             Ok(file) => {
                 let mut bytes = KVec::from_elem(0u8, TAIL_LEN, GFP_KERNEL)?;
                 let n = file.read(&mut bytes, 0)?;
@@ -171,14 +171,14 @@ impl Files {
         let mut attempt = 0;
         let name = loop {
             let name = session_dir(&session.name, session.start_ns, attempt);
-            match store.mkdir(&*c_name(name.as_bytes())?) {
+            match store.mkdir(&c_name(name.as_bytes())?) {
                 Ok(()) => break name,
                 Err(e) if e == EEXIST && attempt < 1000 => attempt += 1,
                 Err(e) => return Err(e),
             }
         };
         *session.dir.lock() = name;
-        let dir = store.child(&*c_name(name.as_bytes())?)?;
+        let dir = store.child(&c_name(name.as_bytes())?)?;
         let map = dir.create_file(c"blocks.map", false)?;
         let dat = dir.create_file(c"blocks.dat", false)?;
         let header = make_header(session, &beginning, &self.store_id, seq)?;
@@ -288,7 +288,11 @@ impl Files {
         }
         if free < min.saturating_mul(2) && !self.warned_low {
             self.warned_low = true;
-            pr_warn!("the store has {} MiB left, sessions break at {} MiB\n", free >> 20, min >> 20);
+            pr_warn!(
+                "the store has {} MiB left, sessions break at {} MiB\n",
+                free >> 20,
+                min >> 20
+            );
             crate::claim::tell(session, c"low-space", 0);
         }
         Ok(())
@@ -425,14 +429,14 @@ fn replace(dir: &Dir, name: &[u8], content: &[u8]) -> Result {
     file.write(content, 0)?;
     file.fsync(false)?;
     drop(file);
-    dir.rename(&tmp, &*c_name(name)?)?;
+    dir.rename(&tmp, &c_name(name)?)?;
     dir.fsync()
 }
 
 /// What the store knows of a device's last session; for control calls.
 pub(crate) fn read_tail(name: &[u8]) -> Result<KBox<Tail>> {
-    let chain = Dir::resolve(&*core().store_path()?)?.child(c".bdsnap-chain")?;
-    let file = chain.open_file(&*c_name(&chain_key(&sys::sha256(name)))?)?;
+    let chain = Dir::resolve(&core().store_path()?)?.child(c".bdsnap-chain")?;
+    let file = chain.open_file(&c_name(&chain_key(&sys::sha256(name)))?)?;
     let mut bytes = KVec::from_elem(0u8, TAIL_LEN, GFP_KERNEL)?;
     let n = file.read(&mut bytes, 0)?;
     let tail = Tail::decode(&bytes[..n]).map_err(|_| EINVAL)?;
@@ -453,12 +457,7 @@ fn push_record(buf: &mut KVec<u8>, record: &Record, session: &Id) -> Result {
 }
 
 #[inline(never)]
-fn make_header(
-    session: &Session,
-    b: &Beginning,
-    store_id: &Id,
-    seq: u64,
-) -> Result<KBox<Header>> {
+fn make_header(session: &Session, b: &Beginning, store_id: &Id, seq: u64) -> Result<KBox<Header>> {
     let mut h = KBox::new(Header::new(), GFP_KERNEL)?;
     h.session_id = session.id;
     h.store_id = *store_id;
@@ -487,4 +486,3 @@ fn make_header(
     }
     Ok(h)
 }
-

@@ -184,7 +184,6 @@ mod c {
         pub(super) fn bdsnap_module_get() -> bool;
         pub(super) fn bdsnap_module_put();
         pub(super) fn bdsnap_watch_start(period_ms: c_uint) -> c_int;
-        pub(super) fn bdsnap_watch_wake();
         pub(super) fn bdsnap_watch_stop();
         pub(super) fn synchronize_rcu_expedited();
         pub(super) fn synchronize_rcu_tasks();
@@ -543,9 +542,7 @@ impl Disk {
     /// Reads into `pages` and waits.
     pub(crate) fn read_sync(&self, sector: u64, pages: &[Page], bytes: usize) -> Result {
         // SAFETY: Valid by the type's invariant; pages checked by `raw_pages`.
-        check(unsafe {
-            c::bdsnap_read_sync(self.as_ptr(), sector, raw_pages(pages, bytes), bytes)
-        })
+        check(unsafe { c::bdsnap_read_sync(self.as_ptr(), sector, raw_pages(pages, bytes), bytes) })
     }
 
     /// Reads into `pages`; the end is told by `bdsnap_read_done(cookie, …)`.
@@ -570,9 +567,7 @@ impl Disk {
     /// way `mark` holds its address.
     pub(crate) fn self_test(&self, mark: &core::sync::atomic::AtomicPtr<c_void>) -> Result {
         // SAFETY: A disk always has its part0; `mark` is writable for C.
-        check(unsafe {
-            c::bdsnap_self_test_submit((*self.as_ptr()).part0, mark.as_ptr().cast())
-        })
+        check(unsafe { c::bdsnap_self_test_submit((*self.as_ptr()).part0, mark.as_ptr().cast()) })
     }
 }
 
@@ -838,9 +833,7 @@ pub(crate) fn name_info(
         None => (ptr::null_mut(), 0),
     };
     // SAFETY: All are valid for their lengths; may sleep.
-    check(unsafe {
-        c::bdsnap_name_info(name.as_char_ptr(), in_init_root, &mut info, buf, len)
-    })?;
+    check(unsafe { c::bdsnap_name_info(name.as_char_ptr(), in_init_root, &mut info, buf, len) })?;
     Ok(info)
 }
 
@@ -951,9 +944,7 @@ impl Dir {
     /// Replaces `to` by `from`.
     pub(crate) fn rename(&self, from: &CStr, to: &CStr) -> Result {
         // SAFETY: Resolved.
-        check(unsafe {
-            c::bdsnap_rename_at(&self.path, from.as_char_ptr(), to.as_char_ptr())
-        })
+        check(unsafe { c::bdsnap_rename_at(&self.path, from.as_char_ptr(), to.as_char_ptr()) })
     }
 
     fn open(&self, name: &CStr, flags: u32) -> Result<File> {
@@ -1021,9 +1012,8 @@ impl File {
     /// Reads at `at`; fewer bytes than asked only at the end.
     pub(crate) fn read(&self, buf: &mut [u8], at: u64) -> Result<usize> {
         // SAFETY: See `write`.
-        let n = unsafe {
-            c::bdsnap_read(self.file.as_ptr(), buf.as_mut_ptr().cast(), buf.len(), at)
-        };
+        let n =
+            unsafe { c::bdsnap_read(self.file.as_ptr(), buf.as_mut_ptr().cast(), buf.len(), at) };
         if n < 0 {
             return Err(Error::from_errno(n));
         }
@@ -1104,12 +1094,6 @@ impl Watch {
         // SAFETY: Once, at load.
         check(unsafe { c::bdsnap_watch_start(period_ms.min(3_600_000) as c_uint) })?;
         Ok(Self(()))
-    }
-
-    /// Makes it look now.
-    pub(crate) fn wake() {
-        // SAFETY: No arguments; harmless when there is no such task.
-        unsafe { c::bdsnap_watch_wake() }
     }
 }
 

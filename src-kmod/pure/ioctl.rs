@@ -220,12 +220,32 @@ pub struct StatusHead {
 impl Default for StatusHead {
     fn default() -> Self {
         Self {
-            version: 0, head_len: 0, load_id: [0; 16], flags: 0, sysc_activate: 0,
-            sysc_deactivate: 0, registrations: 0, sessions: 0, sessions_total: 0,
-            sessions_broken: 0, held_bios: 0, saved_bytes: 0, absorbed_bytes: 0,
-            memory_bytes: 0, memory_peak_bytes: 0, memory_limit_bytes: 0, hold_timeout_ms: 0,
-            min_free_bytes: 0, chunk_size: 0, durability: 0, discard: 0, self_test: 0,
-            live: [0; 8], auth_failures: 0, store_len: 0, store: [0; 1024],
+            version: 0,
+            head_len: 0,
+            load_id: [0; 16],
+            flags: 0,
+            sysc_activate: 0,
+            sysc_deactivate: 0,
+            registrations: 0,
+            sessions: 0,
+            sessions_total: 0,
+            sessions_broken: 0,
+            held_bios: 0,
+            saved_bytes: 0,
+            absorbed_bytes: 0,
+            memory_bytes: 0,
+            memory_peak_bytes: 0,
+            memory_limit_bytes: 0,
+            hold_timeout_ms: 0,
+            min_free_bytes: 0,
+            chunk_size: 0,
+            durability: 0,
+            discard: 0,
+            self_test: 0,
+            live: [0; 8],
+            auth_failures: 0,
+            store_len: 0,
+            store: [0; 1024],
         }
     }
 }

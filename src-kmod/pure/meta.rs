@@ -244,7 +244,9 @@ mod tests {
         s.errno = 28;
         let mut out = String::new();
         write_json(&mut out, &h, &s, "ext4", 8192).unwrap();
-        assert!(out.starts_with("{\n  \"device\": \"/srv/a\\\"b\\\\c\\u000a\\ufffd\\ufffd.img\",\n"));
+        assert!(
+            out.starts_with("{\n  \"device\": \"/srv/a\\\"b\\\\c\\u000a\\ufffd\\ufffd.img\",\n")
+        );
         assert!(out.contains("\"total_blocks_saved\": 2,"));
         assert!(out.contains("\"start\": \"2026-11-20T23:59:59Z\""));
         assert!(out.contains("\"errno\": 28,"));
