@@ -99,8 +99,8 @@ need_host() {
 	[ ${#missing[@]} -gt 0 ] || return 0
 	[ "$(id -u)" = 0 ] || die "must run as root"
 	info "installing ${missing[*]}"
+	mkdir -p "$CACHE/lock"
 	(
-		mkdir -p "$CACHE/lock"
 		flock 9
 		retry apt-get -q update
 		retry apt-get -qy install --no-install-recommends "${missing[@]}"
@@ -210,6 +210,7 @@ in_chroot() {
 	shift
 	while [ "$1" != -- ]; do binds+=("$1"); shift; done
 	shift
+	need_host mount=mount
 	# shellcheck disable=SC2016
 	unshare --mount --propagation=private -- bash -euc '
 		root=$1; shift

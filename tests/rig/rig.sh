@@ -48,7 +48,9 @@ guest --disk "$dir/disk" --disk 16M,logical_block_size=4096 --share "$dir/share"
 	findmnt -n -o FSTYPE /snapshot
 	test -x /tests/rig/rig.sh && ! touch /tests/x 2>/dev/null && echo "tests, read-only"
 	for i in 1 2 3; do echo twice >/dev/stderr; done
-	mkdir /tmp/m && truncate -s 32M /tmp/m.img && mkfs.ext4 -q /tmp/m.img && mount /tmp/m.img /tmp/m
+	set -e
+	mkdir /tmp/m; truncate -s 32M /tmp/m.img; mkfs.ext4 -q /tmp/m.img; mount /tmp/m.img /tmp/m
+	dmsetup create linear --table "0 2048 linear /dev/vdb 0"; mkfs.ext4 -q /dev/mapper/linear; mount /dev/mapper/linear /mnt
 	sleep 1000 & setsid -f sleep 1000
 	uname -r'
 is "a busy command ends well" 0 $status
