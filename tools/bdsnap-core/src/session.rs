@@ -431,7 +431,9 @@ impl Window {
         if let Some(crc) = inside(self) {
             return Ok(Some(crc));
         }
-        self.bytes.resize(WINDOW, 0);
+        // The file may be small, and is asked anew, since it may grow.
+        let rest = self.file.metadata()?.len().saturating_sub(run.offset);
+        self.bytes.resize(usize::try_from(rest).map_or(WINDOW, |r| r.clamp(len, WINDOW)), 0);
         let n = fsutil::read_up_to(&self.file, &mut self.bytes, run.offset)?;
         self.bytes.truncate(n);
         self.start = run.offset;
