@@ -106,19 +106,21 @@ fn claim(
     }
     // All that may fail for want of memory comes before the first session.
     let mut counted = KVec::with_capacity(volumes.len(), GFP_KERNEL)?;
-    core().claims.lock().0.reserve(1, GFP_KERNEL)?;
+    let claim = Claim { file, bdev, holder, volumes: KVec::new(), _live: Token::new(Kind::Claims) };
+    core().claims.lock().0.push(claim, GFP_KERNEL)?;
     for volume in volumes {
-        if begin(&volume, &disk, info) && counted.push_within_capacity(volume).is_err() {
+        if begin(&volume, &disk, info, holder) && counted.push_within_capacity(volume).is_err() {
             return Err(ENOMEM);
         }
     }
-    if counted.is_empty() {
-        return Ok(());
-    }
-    let claim = Claim { file, bdev, holder, volumes: counted, _live: Token::new(Kind::Claims) };
     let mut claims = core().claims.lock();
-    claims.0.push(claim, GFP_KERNEL)?;
-    COUNT.fetch_add(1, Ordering::AcqRel);
+    let Some(at) = claims.0.iter().position(|c| c.file == file) else { return Err(EINVAL) };
+    if counted.is_empty() {
+        let _ = claims.0.remove(at);
+    } else {
+        claims.0[at].volumes = counted;
+        COUNT.fetch_add(1, Ordering::AcqRel);
+    }
     Ok(())
 }
 
@@ -160,7 +162,7 @@ fn any_unbound() -> bool {
     let any = registry
         .volumes
         .iter()
-        .any(|v| v.image.is_none() && v.name.starts_with(b"/dev/") && v.bound.lock().is_none());
+        .any(|v| v.image.is_none() && v.name.starts_with(b"/dev/") && !v.is_present());
     any
 }
 
@@ -261,12 +263,15 @@ fn bind_image(volume: &Volume, disk: &Disk) -> Result<bool> {
         partition: false,
     });
     drop(bound);
-    core().registry.lock().publish()?;
+    if let Err(e) = core().registry.lock().publish() {
+        *volume.bound.lock() = None;
+        return Err(e);
+    }
     Ok(true)
 }
 
 /// One claim more. The first starts a session. False: it is registered no more.
-fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) -> bool {
+fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo, holder: *mut c_void) -> bool {
     let _turning = volume.turning.lock();
     if volume.gone.load(Ordering::Relaxed) {
         return false;
@@ -280,9 +285,13 @@ fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo) -> bool {
         return true;
     }
     volume.unprotected.store(false, Ordering::Relaxed);
-    let moved = follow_partition(volume, info);
-    match moved.and_then(|()| start(volume, disk)) {
-        Ok(()) => {}
+    // The last release of an image unbinds it, perhaps a moment ago.
+    let moved = match volume.image {
+        Some(_) => bind_image(volume, disk).map(|_| ()),
+        None => follow_partition(volume, info),
+    };
+    match moved.and_then(|()| start(volume, disk, holder)) {
+        Ok(()) => volume.refused.store(0, Ordering::Relaxed),
         Err(e) => {
             volume.refused.store(-e.to_errno() as u32, Ordering::Relaxed);
             // Whatever is written now nobody sees.
@@ -316,7 +325,7 @@ impl Scratch {
         let n = bytes.div_ceil(PAGE_SIZE);
         let mut pages = KVec::with_capacity(n, GFP_KERNEL)?;
         for _ in 0..n {
-            pages.push(Page::new().ok_or(ENOMEM)?, GFP_KERNEL)?;
+            pages.push(Page::new_patiently().ok_or(ENOMEM)?, GFP_KERNEL)?;
         }
         Ok(Self(pages))
     }
@@ -327,7 +336,7 @@ fn look_at_head(disk: &Disk, dev: &Sectors) -> Result<([u8; 32], &'static str)> 
     let bytes = HEAD_LEN.min(dev.len() * 512) as usize;
     let scratch = Scratch::new(bytes)?;
     disk.read_sync(dev.start, &scratch.0, bytes)?;
-    let mut content = KVec::from_elem(0u8, bytes, GFP_KERNEL)?;
+    let mut content = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
     sys::copy_from_pages(&scratch.0, &mut content);
     Ok((sys::sha256(&content), fs_guess(&content)))
 }
@@ -336,7 +345,7 @@ fn look_at_head(disk: &Disk, dev: &Sectors) -> Result<([u8; 32], &'static str)> 
 fn look_at(disk: &Disk, dev: &Sectors, sector: u64, bytes: u32, scratch: &Scratch) -> Result<u32> {
     let start = dev.start.checked_add(sector).ok_or(EOVERFLOW)?;
     let end = start.checked_add(u64::from(bytes).div_ceil(512)).ok_or(EOVERFLOW)?;
-    if end > dev.end || bytes as usize > scratch.0.len() * PAGE_SIZE {
+    if end > dev.end || bytes % 512 != 0 || bytes as usize > scratch.0.len() * PAGE_SIZE {
         return Err(EINVAL);
     }
     disk.read_sync(start, &scratch.0, bytes as usize)?;
@@ -349,14 +358,17 @@ fn image_mtime(volume: &Volume) -> u64 {
 
 /// Starts a session: all that is needed is there before the filesystem gets
 /// its device.
-fn start(volume: &Arc<Volume>, disk: &Disk) -> Result {
+fn start(volume: &Arc<Volume>, disk: &Disk, holder: *mut c_void) -> Result {
     let bound = volume.bound.lock().clone().ok_or(ENODEV)?;
+    if bound.disk.as_ptr() != disk.as_ptr() {
+        return Err(ENODEV);
+    }
     disk.check_supported()?;
     let sectors = bound.extent();
     let chunk = core().params.chunk_size.max(bound.logical_block_size);
     let geo = Geometry::new(sectors.start, sectors.len(), chunk).ok_or(EINVAL)?;
     let module = ModuleRef::get().ok_or(ENODEV)?;
-    let session = Session::new(&volume.name, disk.clone(), geo, volume.durability, module)?;
+    let session = Session::new(volume, disk.clone(), geo, holder as usize, module)?;
     // What was written before belongs to the state at the start.
     disk.sync_caches(sectors.start, sectors.end);
     core().remember(session.clone())?;
@@ -380,6 +392,7 @@ fn start(volume: &Arc<Volume>, disk: &Disk) -> Result {
     let mut dev_flags = 0;
     let mut tail = None;
     let mut same = false;
+    let mut image_timed = true;
     let mut gap_before = Gap::None;
     if session.opened.wait(0) {
         let mut files = session.files.lock();
@@ -393,6 +406,8 @@ fn start(volume: &Arc<Volume>, disk: &Disk) -> Result {
             && tail.head_sha256 == head_sha256
             && samples_match(disk, &sectors, tail.samples())
             && (tail.image_mtime_ns == 0 || tail.image_mtime_ns == image_mtime(volume));
+        // Without its time an image may have been written past us.
+        image_timed = volume.image.is_none() || tail.image_mtime_ns != 0;
     }
     if volume.image.is_some() {
         dev_flags |= DEV_IMAGE;
@@ -413,7 +428,8 @@ fn start(volume: &Arc<Volume>, disk: &Disk) -> Result {
         | (volume.restoring.swap(false, Ordering::AcqRel)
             && volume.restore_wrote.swap(false, Ordering::AcqRel));
     if let Some(tail) = &tail {
-        let watched = tail.load_id == core().load_id
+        let watched = image_timed
+            && tail.load_id == core().load_id
             && tail.boot_id == core().boot_id
             && volume.watched.load(Ordering::Acquire);
         gap_before = match (foreign, same, watched) {
@@ -503,6 +519,11 @@ fn end(volume: &Arc<Volume>) {
         }
         if let Err(e) = registry.publish() {
             pr_err!("table of devices: errno {}\n", -e.to_errno());
+        }
+        let last = registry.volumes.is_empty();
+        drop(registry);
+        if last {
+            look::remove_hooks_if_idle();
         }
     }
 }

@@ -52,6 +52,17 @@ fn user_bytes(addr: u64, len: u64, max: usize) -> Result<KVec<u8>> {
     Ok(out)
 }
 
+/// The list of devices, which may be large.
+fn user_text(addr: u64, len: u64) -> Result<KVVec<u8>> {
+    let len = usize::try_from(len).ok().filter(|&n| n <= DEVICES_MAX).ok_or_else(too_long)?;
+    let mut out = KVVec::from_elem(0u8, len, GFP_KERNEL)?;
+    if len > 0 {
+        let addr = usize::try_from(addr).map_err(|_| EFAULT)?;
+        UserSlice::new(UserPtr::from_addr(addr), len).reader().read_slice(&mut out)?;
+    }
+    Ok(out)
+}
+
 /// A C string from user space, shorter than `max`.
 fn user_string(addr: usize, max: usize) -> Result<KVec<u8>> {
     if addr == 0 {
@@ -301,6 +312,8 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     result.map(|()| flags)
 }
 
+/// With nothing registered the hooks on bios and claims are not installed. The
+/// caller holds `control`.
 fn remove_hooks_if_idle() {
     let idle = core().registry.lock().volumes.is_empty() && !crate::claim::any();
     if idle {
@@ -315,7 +328,7 @@ fn deactivate(name: &[u8]) -> Result<u64> {
     let _control = core().control.lock();
     let Some(volume) = find(&r) else { return Ok(CONTROL_ALREADY) };
     let mut flags = 0;
-    let _turning = volume.turning.lock();
+    let turning = volume.turning.lock();
     if volume.is_claimed() {
         volume.retired.store(true, Ordering::Relaxed);
         flags |= CONTROL_MOUNTED;
@@ -325,10 +338,16 @@ fn deactivate(name: &[u8]) -> Result<u64> {
         registry.volumes.retain(|v| !Arc::ptr_eq(v, &volume));
         registry.publish()?;
     }
-    drop(_turning);
+    drop(turning);
     drop(volume);
     remove_hooks_if_idle();
     Ok(flags)
+}
+
+/// The same after the last session of a deactivated device.
+pub(crate) fn idle() {
+    let _control = core().control.lock();
+    remove_hooks_if_idle();
 }
 
 /// Forgets all registrations, at unload.
@@ -343,17 +362,20 @@ pub(crate) fn forget_all() {
 fn hand_over(request: &mut HandOver) -> Result {
     let secret = Password(user_bytes(request.secret, request.secret_len, SECRET_MAX)?);
     let store = user_bytes(request.store, request.store_len, 1023)?;
-    let devices = user_bytes(request.devices, request.devices_len, DEVICES_MAX)?;
+    let devices = user_text(request.devices, request.devices_len)?;
+    let store = match &*store {
+        [] => None,
+        [b'/', rest @ ..] if !rest.contains(&0) => {
+            let text = ::core::str::from_utf8(&store).map_err(|_| EINVAL)?;
+            Some(CString::try_from_fmt(fmt!("{}", text))?)
+        }
+        _ => return Err(EINVAL),
+    };
     if core().sealed.swap(true, Ordering::AcqRel) {
         return Err(errno(kernel::bindings::EALREADY));
     }
-    if !store.is_empty() {
-        if store[0] != b'/' || store.contains(&0) {
-            core().sealed.store(false, Ordering::Release);
-            return Err(EINVAL);
-        }
-        let text = ::core::str::from_utf8(&store).map_err(|_| EINVAL)?;
-        core().set_store_path(CString::try_from_fmt(fmt!("{}", text))?);
+    if let Some(store) = store {
+        core().set_store_path(store);
     }
     if !secret.0.is_empty() {
         match Secret::parse(&secret.0) {

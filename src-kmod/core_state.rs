@@ -178,7 +178,7 @@ pub(crate) fn core() -> &'static Core {
     unsafe { &*CORE.load(Ordering::Acquire) }
 }
 
-/// Owns the state. It is made first and dropped last.
+/// Owns the state. Made before all that uses it, dropped after that.
 pub(crate) struct Guard(());
 
 impl Guard {

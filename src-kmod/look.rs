@@ -2,7 +2,7 @@
 
 //! Looks at names, by a worker, for a caller with a limit on its time.
 //!
-//! Walking a     CName::new(path).map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))ath may hang for ever (an automounter that waits for us, a dead
+//! Walking a path may hang for ever (an automounter that waits for us, a dead
 //! server). Whoever is inside a claim must not: it asks here and goes on
 //! without an answer when that takes too long.
 
@@ -18,6 +18,8 @@ use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 enum What {
     /// All registered names.
     Settle,
+    /// Nothing may be registered any more.
+    Idle,
     /// A file's modification time.
     Mtime(CName),
 }
@@ -47,6 +49,7 @@ impl WorkItem for Look {
                     pr_warn!("looking up names: errno {}\n", -e.to_errno());
                 }
             }
+            What::Idle => crate::control::idle(),
             What::Mtime(path) => {
                 if let Ok(info) = path.as_c_str().and_then(|p| sys::name_info(p, true, None)) {
                     this.answer.store(info.mtime_ns, Ordering::Relaxed);
@@ -57,7 +60,7 @@ impl WorkItem for Look {
     }
 }
 
-fn ask(what: What, ms: u64) -> Result<u64> {
+fn send(what: What) -> Result<Arc<Look>> {
     let look = Arc::pin_init(
         pin_init!(Look {
             what,
@@ -68,6 +71,11 @@ fn ask(what: What, ms: u64) -> Result<u64> {
         GFP_KERNEL,
     )?;
     let _ = core().queues.look.queue().enqueue(look.clone());
+    Ok(look)
+}
+
+fn ask(what: What, ms: u64) -> Result<u64> {
+    let look = send(what)?;
     if look.done.wait(ms) {
         Ok(look.answer.load(Ordering::Relaxed))
     } else {
@@ -85,4 +93,10 @@ pub(crate) fn settle(ms: u64) {
 /// Modification time in ns since 1970; 0 if it cannot be told in time.
 pub(crate) fn mtime(path: &[u8], ms: u64) -> u64 {
     CName::new(path).map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))
+}
+
+/// Removes the hooks if nothing is registered, but not in the caller: it may be
+/// inside of one.
+pub(crate) fn remove_hooks_if_idle() {
+    let _ = send(What::Idle);
 }

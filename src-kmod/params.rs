@@ -36,11 +36,11 @@ pub(crate) struct Params {
     pub(crate) sysc_activate: u32,
     /// See `sysc_activate`.
     pub(crate) sysc_deactivate: u32,
-    /// For tests: sessions are not armed, or records are dropped.
+    /// For tests: a sum of `SABOTAGE_…`.
     pub(crate) sabotage: u32,
 }
 
-/// For tests: claims are seen but writes are not held.
+/// For tests: the hooks on bios and claims are not installed.
 pub(crate) const SABOTAGE_NO_HOLD: u32 = 1;
 /// For tests: the first record of each session is not written.
 pub(crate) const SABOTAGE_DROP_RECORD: u32 = 2;

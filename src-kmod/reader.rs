@@ -69,7 +69,8 @@ fn next_job(this: &Arc<Session>) -> Option<Job> {
     }
 }
 
-/// Makes the front of a large bio the current one, the rest the next.
+/// Makes the front of a large bio the current one; the rest lines up again, as
+/// if it had just come.
 fn split(this: &Arc<Session>, mut bio: HeldBio) -> Option<Job> {
     let Some(front) = bio.split(PART_SECTORS) else {
         let sector = bio.view().sectors().map_or(0, |s| s.start);
@@ -88,7 +89,8 @@ fn split(this: &Arc<Session>, mut bio: HeldBio) -> Option<Job> {
         this.kick_releaser();
         return None;
     }
-    q.incoming.push_front(bio);
+    // Behind the others: they must not wait for all of it.
+    q.incoming.push(bio);
     q.current = Some(front);
     Some(Job { sectors, save: true })
 }

@@ -185,6 +185,11 @@ impl Volume {
         self.life.lock().session.clone()
     }
 
+    /// Whether it is bound to a disk that has not been removed.
+    pub(crate) fn is_present(&self) -> bool {
+        self.bound.lock().as_ref().is_some_and(|b| b.disk.is_alive())
+    }
+
     /// Whether a filesystem holds it.
     pub(crate) fn is_claimed(&self) -> bool {
         self.life.lock().claims > 0
@@ -204,7 +209,10 @@ impl Registry {
 
     /// Makes the hook's table anew from what is bound now.
     pub(crate) fn publish(&self) -> Result {
-        let table = Table::new(&self.volumes)?;
+        let table = match Table::new(&self.volumes)? {
+            Some(table) => Some(KBox::new(table, GFP_KERNEL)?),
+            None => None,
+        };
         swap_table(table);
         Ok(())
     }
@@ -267,15 +275,8 @@ impl Table {
 
 static TABLE: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 
-fn swap_table(table: Option<Table>) {
-    let new = match table.map(|t| KBox::new(t, GFP_KERNEL)) {
-        Some(Ok(boxed)) => KBox::into_raw(boxed),
-        Some(Err(_)) => {
-            pr_err!("no memory for the table of devices; the old one stays\n");
-            return;
-        }
-        None => null_mut(),
-    };
+fn swap_table(table: Option<KBox<Table>>) {
+    let new = table.map_or(null_mut(), KBox::into_raw);
     let old = TABLE.swap(new, Ordering::AcqRel);
     if !old.is_null() {
         crate::sys::synchronize_rcu();

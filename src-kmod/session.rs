@@ -12,17 +12,17 @@
 //!
 //! Three work items, each in a queue of its own: the *reader* submits reads to
 //! the origin, the *writer* writes to the store and never submits to an
-//! origin, the *releaser* submits held bios. No one of them ever waits for a
-//! thing that another of the same queue does; else a loop device on a tracked
-//! filesystem would lock up.
+//! origin, the *releaser* submits held bios. A reader waits for its own writer
+//! only, a writer for its store, a releaser for its device: with one queue for
+//! two of them a loop device on a tracked filesystem would lock up.
 //!
 //! The reader is the only one that adds slices, and the writer retires them in
 //! the same order. So a bio need not know which slices it waits for: it hangs
 //! on the youngest at the time, and when that one is retired all its own are.
 //!
-//! Locks, in this order: `Session::files` (writer only), `Budget::used`,
-//! `Session::queue`. Breaking a session takes the last two and allocates
-//! nothing.
+//! Of `Budget::used` and `Session::queue` a task never has two at once.
+//! Breaking a session takes them, one after the other, and allocates nothing;
+//! it does not take `Session::files`, which is the writer's.
 
 use crate::core_state::core;
 use crate::live::{self, Kind, Token};
@@ -33,6 +33,7 @@ use crate::pure::meta::Sampler;
 use crate::pure::name::{ShortString, SESSION_MAX};
 use crate::pure::plan::{Chunks, Geometry};
 use crate::pure::saved_set::{slots_for, Leaf, SavedSet, Slot};
+use crate::registry::Volume;
 use crate::store::Files;
 use crate::sys::{self, BioList, Disk, Event, HeldBio, ModuleRef, Page};
 use ::core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -42,6 +43,10 @@ use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 /// Pages that each session keeps for when there are no others (256 KiB).
 const RESERVE: usize = 64;
+
+/// Held bios from which on submitters wait: what a slow disk can read for in
+/// less than the time limit.
+const HELD_MAX: u64 = 1024;
 
 /// Most slices on their way at a time.
 pub(crate) const RING: usize = 2048;
@@ -266,6 +271,8 @@ pub(crate) struct Session {
     pub(crate) disk: Disk,
     /// When writes are let go.
     pub(crate) durability: Durability,
+    /// Who claims the device; to be compared only.
+    pub(crate) holder: usize,
     /// What becomes of discards.
     pub(crate) discard: Discard,
     /// Start, ns since 1970 and since boot.
@@ -341,6 +348,11 @@ pub(crate) struct Session {
     _module: ModuleRef,
 }
 
+/// An error as the store and the status say it: positive.
+pub(crate) fn errno_of(error: Error) -> u32 {
+    u32::try_from(-error.to_errno()).unwrap_or(5).max(1)
+}
+
 impl_has_work! {
     impl HasWork<Self, 1> for Session { self.read_work }
     impl HasWork<Self, 2> for Session { self.write_work }
@@ -351,22 +363,22 @@ impl_has_work! {
 impl Session {
     /// A session that holds nothing yet.
     pub(crate) fn new(
-        name: &[u8],
+        volume: &Volume,
         disk: Disk,
         geo: Geometry,
-        durability: Durability,
+        holder: usize,
         module: ModuleRef,
     ) -> Result<Arc<Self>> {
         let saved = Slots::new(geo.chunks())?;
         let claimed = Slots::new(geo.chunks())?;
         let set_bytes = 2 * 8 * slots_for(geo.chunks()).unwrap_or(0) as u64;
         let mut own_name = KVec::new();
-        own_name.extend_from_slice(name, GFP_KERNEL)?;
+        own_name.extend_from_slice(&volume.name, GFP_KERNEL)?;
         let ring = Ring::new()?;
         let files = Files::new()?;
         let mut reserve = KVec::with_capacity(RESERVE, GFP_KERNEL)?;
         for _ in 0..RESERVE {
-            reserve.push(Page::new().ok_or(ENOMEM)?, GFP_KERNEL)?;
+            reserve.push(Page::new_patiently().ok_or(ENOMEM)?, GFP_KERNEL)?;
         }
         Arc::pin_init(
             pin_init!(Self {
@@ -374,7 +386,8 @@ impl Session {
                 name: own_name,
                 geo,
                 disk,
-                durability,
+                durability: volume.durability,
+                holder,
                 discard: core().params.discard,
                 start_ns: sys::now_real_ns(),
                 start_boot_ns: sys::now_boot_ns(),
@@ -519,7 +532,7 @@ impl Session {
         if patient && weight > 0 {
             let limit = core().params.mem_limit;
             let mut q = self.queue.lock();
-            while q.held_bytes > limit && !self.is_broken() {
+            while (q.held_bytes > limit || q.held - q.released > HELD_MAX) && !self.is_broken() {
                 self.throttled.wait(&mut q);
             }
         }
@@ -568,7 +581,7 @@ impl Session {
     ///
     /// `sector` is relative to the disk.
     pub(crate) fn break_with(self: &Arc<Self>, error: Error, sector: u64) {
-        let errno = u32::try_from(-error.to_errno()).unwrap_or(5).max(1);
+        let errno = errno_of(error);
         let mut q = self.queue.lock();
         if self.broken.compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire).is_err() {
             return;

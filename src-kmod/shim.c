@@ -77,6 +77,7 @@ static void notrace on_submit(unsigned long ip, unsigned long parent,
 
 	if (!op_is_write(bio->bi_opf) || own_call(parent, bdsnap_orig_submit))
 		return;
+	/* Without FTRACE_OPS_FL_RECURSION nobody has disabled preemption. */
 	rcu_read_lock();
 	work = bdsnap_bio_needs_work(bio);
 	rcu_read_unlock();
@@ -240,8 +241,10 @@ void bdsnap_noio_leave(unsigned int saved)
 	current_restore_flags(saved, PF_LOCAL_THROTTLE | PF_MEMALLOC_NOIO);
 }
 
-struct page *bdsnap_page_alloc(void)
+struct page *bdsnap_page_alloc(bool patient)
 {
+	if (patient)
+		return alloc_page(GFP_KERNEL | __GFP_NOWARN);
 	return alloc_page(GFP_NOIO | __GFP_NORETRY | __GFP_NOWARN);
 }
 
@@ -268,6 +271,11 @@ u64 bdsnap_now_real_ns(void)
 u64 bdsnap_now_boot_ns(void)
 {
 	return ktime_get_boottime_ns();
+}
+
+void bdsnap_sleep(unsigned int ms)
+{
+	msleep(ms);
 }
 
 int bdsnap_sleep_killable(unsigned int ms)
@@ -465,6 +473,11 @@ void bdsnap_disk_put(struct gendisk *disk)
 	put_device(disk_to_dev(disk));
 }
 
+bool bdsnap_disk_alive(struct gendisk *disk)
+{
+	return disk_live(disk);
+}
+
 int bdsnap_disk_refusal(struct gendisk *disk)
 {
 	if (bdev_is_zoned(disk->part0) || (disk->queue->limits.features & BLK_FEAT_DAX))
@@ -653,7 +666,8 @@ int bdsnap_read_text(const char *name, char *buf, size_t len)
 	WITH_INIT_ROOT(file = filp_open(name, O_RDONLY, 0));
 	if (IS_ERR(file))
 		return PTR_ERR(file);
-	ret = kernel_read(file, buf, len - 1, &pos);
+	/* Some attributes are paths, made when they are read. */
+	WITH_INIT_ROOT(ret = kernel_read(file, buf, len - 1, &pos));
 	bdsnap_close(file);
 	if (ret < 0)
 		return ret;
@@ -681,6 +695,7 @@ void bdsnap_path_info(const struct path *path, struct bdsnap_store_info *out)
 	struct super_block *sb = path->dentry->d_sb;
 
 	memset(out, 0, sizeof(*out));
+	out->sb = sb;
 	out->magic = sb->s_magic;
 	out->read_only = sb_rdonly(sb) || (path->mnt->mnt_flags & MNT_READONLY);
 	if (sb->s_bdev) {

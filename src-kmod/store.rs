@@ -7,7 +7,7 @@ use crate::params::SABOTAGE_DROP_RECORD;
 use crate::pure::format::*;
 use crate::pure::meta;
 use crate::pure::name::{chain_key, session_dir, ShortString};
-use crate::session::{Beginning, Pending, Session, Slice};
+use crate::session::{errno_of, Beginning, Pending, Session, Slice};
 use crate::sys::{self, Dir, File};
 use ::core::fmt::Write;
 use ::core::sync::atomic::Ordering;
@@ -37,6 +37,30 @@ const NO_STRICT: [u64; 9] = [
 /// Keeps the store's marker for whoever raises `chain_seq`.
 pub(crate) struct MarkerLock;
 
+/// Why a session is broken.
+pub(crate) struct Why {
+    errno: u32,
+    /// From the device's start.
+    sector: u64,
+    ns: u64,
+}
+
+impl Why {
+    /// As the session says it; all zero if it is not broken.
+    pub(crate) fn of(session: &Session) -> Self {
+        Self {
+            errno: session.errno(),
+            sector: session.broken_sector.load(Ordering::Relaxed),
+            ns: session.broken_ns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// For a session that is about to be broken.
+    pub(crate) fn now(error: Error, sector: u64) -> Self {
+        Self { errno: errno_of(error), sector, ns: sys::now_real_ns() }
+    }
+}
+
 /// A session's side of the store.
 pub(crate) struct Files {
     /// The store has been looked at, well or not.
@@ -63,7 +87,7 @@ pub(crate) struct Files {
     pub(crate) batch: KVec<*const Slice>,
     /// Slices to be freed outside the queue's lock.
     pub(crate) retired: KVec<Pending>,
-    buf: KVec<u8>,
+    buf: KVVec<u8>,
     store_id: Id,
     header: Option<KBox<Header>>,
 }
@@ -98,7 +122,7 @@ impl Files {
             broken_marked: false,
             batch: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             retired: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            buf: KVec::with_capacity((BATCH + 1) * RECORD_LEN, GFP_KERNEL)?,
+            buf: KVVec::with_capacity((BATCH + 1) * RECORD_LEN, GFP_KERNEL)?,
             store_id: NO_ID,
             header: None,
         })
@@ -112,6 +136,10 @@ impl Files {
         let info = store.info();
         if info.read_only {
             return Err(EROFS);
+        }
+        if session.holder != 0 && session.holder == info.sb {
+            pr_err!("the store is on the filesystem that takes the device\n");
+            return Err(EINVAL);
         }
         if session.durability == Durability::Strict && NO_STRICT.contains(&info.magic) {
             pr_err!("store is on a filesystem that strict sessions cannot use\n");
@@ -298,7 +326,7 @@ impl Files {
         Ok(())
     }
 
-    fn status(&self, session: &Session, state: State) -> Status {
+    fn status(&self, session: &Session, state: State, why: &Why) -> Status {
         let held = {
             let q = session.queue.lock();
             q.held
@@ -311,9 +339,9 @@ impl Files {
             map_records: self.map_records,
             dat_bytes: self.dat_bytes,
             end_ns: sys::now_real_ns(),
-            errno: session.errno(),
-            broken_sector: session.broken_sector.load(Ordering::Relaxed),
-            broken_ns: session.broken_ns.load(Ordering::Relaxed),
+            errno: why.errno,
+            broken_sector: why.sector,
+            broken_ns: why.ns,
             absorbed_bytes: session.absorbed_bytes.load(Ordering::Relaxed),
             held_bios: held,
             head_sha256: session.ending.lock().as_ref().map_or([0; 32], |e| e.head_sha256),
@@ -321,8 +349,8 @@ impl Files {
     }
 
     /// Writes a new status into the slot that does not count now.
-    fn write_status(&mut self, session: &Session, state: State) -> Result<Status> {
-        let status = self.status(session, state);
+    fn write_status(&mut self, session: &Session, state: State, why: &Why) -> Result<Status> {
+        let status = self.status(session, state, why);
         let map = self.map.as_ref().ok_or(EBADF)?;
         let mut bytes = [0; SLOT_LEN];
         status.encode(&mut bytes);
@@ -334,13 +362,13 @@ impl Files {
 
     /// Says in the store that the session broke. Best effort: the store may
     /// be what broke it.
-    pub(crate) fn mark_broken(&mut self, session: &Session) {
+    pub(crate) fn mark_broken(&mut self, session: &Session, why: &Why) {
         self.broken_marked = true;
         let result = (|| {
             if self.dir.is_none() {
                 self.make_dir(session)?;
             }
-            let status = self.write_status(session, State::Broken)?;
+            let status = self.write_status(session, State::Broken, why)?;
             self.write_meta(session, &status)
         })();
         if let Err(e) = result {
@@ -359,7 +387,7 @@ impl Files {
                 map.fsync(true)?;
             }
         }
-        let status = self.write_status(session, state)?;
+        let status = self.write_status(session, state, &Why::of(session))?;
         self.write_tail(session, true)?;
         self.write_meta(session, &status)?;
         self.dir.as_ref().map_or(Ok(()), Dir::fsync)
@@ -450,7 +478,7 @@ fn read_marker(store: &Dir) -> Result<Marker> {
     Marker::decode(&bytes[..n]).map_err(|_| EINVAL)
 }
 
-fn push_record(buf: &mut KVec<u8>, record: &Record, session: &Id) -> Result {
+fn push_record(buf: &mut KVVec<u8>, record: &Record, session: &Id) -> Result {
     let mut bytes = [0; RECORD_LEN];
     record.encode(session, &mut bytes);
     Ok(buf.extend_from_slice(&bytes, GFP_KERNEL)?)

@@ -46,6 +46,7 @@ struct RawStoreInfo {
     sectors: u64,
     magic: u64,
     read_only: bool,
+    sb: *const c_void,
 }
 
 #[allow(improper_ctypes)]
@@ -70,7 +71,7 @@ mod c {
         pub(super) fn bdsnap_may_throttle() -> bool;
         pub(super) fn bdsnap_noio_enter() -> c_uint;
         pub(super) fn bdsnap_noio_leave(saved: c_uint);
-        pub(super) fn bdsnap_page_alloc() -> *mut bindings::page;
+        pub(super) fn bdsnap_page_alloc(patient: bool) -> *mut bindings::page;
         pub(super) fn bdsnap_page_free(page: *mut bindings::page);
         pub(super) fn bdsnap_is_admin() -> bool;
         pub(super) fn bdsnap_total_ram() -> u64;
@@ -110,6 +111,8 @@ mod c {
         pub(super) fn bdsnap_bio_prepare_hold(bio: *mut bio);
         pub(super) fn bdsnap_disk_get(disk: *mut gendisk);
         pub(super) fn bdsnap_disk_put(disk: *mut gendisk);
+        pub(super) fn bdsnap_disk_alive(disk: *mut gendisk) -> bool;
+        pub(super) fn bdsnap_sleep(ms: c_uint);
         pub(super) fn bdsnap_disk_refusal(disk: *mut gendisk) -> c_int;
         pub(super) fn bdsnap_sync_range(disk: *mut gendisk, start: u64, end: u64);
         pub(super) fn bdsnap_flush(disk: *mut gendisk) -> c_int;
@@ -230,6 +233,12 @@ pub(crate) fn now_boot_ns() -> u64 {
 pub(crate) fn sleep_killable(ms: u64) -> Result {
     // SAFETY: Called from tasks that may sleep.
     check(unsafe { c::bdsnap_sleep_killable(ms.min(3_600_000) as c_uint) })
+}
+
+/// Sleeps, whatever happens to the task.
+pub(crate) fn sleep(ms: u64) {
+    // SAFETY: Called from tasks that may sleep.
+    unsafe { c::bdsnap_sleep(ms.min(3_600_000) as c_uint) }
 }
 
 /// This boot's id.
@@ -392,8 +401,17 @@ unsafe impl Sync for Page {}
 impl Page {
     /// `None` without memory. Never waits for I/O.
     pub(crate) fn new() -> Option<Self> {
-        // SAFETY: No arguments.
-        let page = NonNull::new(unsafe { c::bdsnap_page_alloc() })?;
+        Self::alloc(false)
+    }
+
+    /// The same for tasks that may wait for I/O, before anything is held.
+    pub(crate) fn new_patiently() -> Option<Self> {
+        Self::alloc(true)
+    }
+
+    fn alloc(patient: bool) -> Option<Self> {
+        // SAFETY: Callers may sleep.
+        let page = NonNull::new(unsafe { c::bdsnap_page_alloc(patient) })?;
         live::add(Kind::Pages, 1);
         // INVARIANT: Just allocated.
         Some(Self(page))
@@ -500,6 +518,12 @@ impl Disk {
     /// Its address, to compare with a bio's.
     pub(crate) fn as_ptr(&self) -> *mut gendisk {
         self.0.as_ptr()
+    }
+
+    /// Whether it has not been removed.
+    pub(crate) fn is_alive(&self) -> bool {
+        // SAFETY: Valid by the type's invariant.
+        unsafe { c::bdsnap_disk_alive(self.as_ptr()) }
     }
 
     /// EINVAL for zoned and DAX devices: their writes are not all bios.
@@ -776,17 +800,6 @@ impl BioList {
         self.tail = bio;
     }
 
-    /// Adds one at the beginning.
-    pub(crate) fn push_front(&mut self, bio: HeldBio) {
-        let bio = bio.into_raw();
-        // SAFETY: As above.
-        unsafe { (*bio).bi_next = self.head };
-        self.head = bio;
-        if self.tail.is_null() {
-            self.tail = bio;
-        }
-    }
-
     /// Takes the first.
     pub(crate) fn pop(&mut self) -> Option<HeldBio> {
         let bio = NonNull::new(self.head)?;
@@ -884,6 +897,8 @@ pub(crate) struct StoreInfo {
     pub(crate) magic: u64,
     /// Whether it cannot be written.
     pub(crate) read_only: bool,
+    /// Its superblock's address, to be compared only.
+    pub(crate) sb: usize,
 }
 
 impl Dir {
@@ -914,6 +929,7 @@ impl Dir {
             sectors: 0,
             magic: 0,
             read_only: false,
+            sb: ptr::null(),
         };
         // SAFETY: `self.path` is resolved, `raw` writable.
         unsafe { c::bdsnap_path_info(&self.path, &mut raw) };
@@ -924,6 +940,7 @@ impl Dir {
             sectors: raw.sectors,
             magic: raw.magic,
             read_only: raw.read_only,
+            sb: raw.sb as usize,
         }
     }
 

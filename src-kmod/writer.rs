@@ -5,7 +5,7 @@
 use crate::core_state::core;
 use crate::live::{Kind, Token};
 use crate::session::{Queue, Session, READ, READING};
-use crate::store::{Files, BATCH};
+use crate::store::{Files, Why, BATCH};
 use crate::sys::NoIo;
 use ::core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -46,7 +46,7 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
             drop_what_is_read(this, files);
             // Before a filesystem may write there is nothing to mark.
             if !files.broken_marked && this.beginning.lock().is_some() {
-                files.mark_broken(this);
+                files.mark_broken(this, &Why::of(this));
             }
             return;
         }
@@ -56,16 +56,28 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
         }
         match collect(this, files) {
             Next::Nothing => return,
-            Next::Failed(error, sector) => this.break_with(error, sector),
+            Next::Failed(error, sector) => give_up(this, files, error, sector),
             Next::Batch => {
                 let sector = this.geo.on_disk().start;
                 match files.write_batch(this) {
                     Ok(()) => retire_batch(this, files),
-                    Err(e) => this.break_with(e, first_sector(this, files).unwrap_or(sector)),
+                    Err(e) => {
+                        let sector = first_sector(this, files).unwrap_or(sector);
+                        give_up(this, files, e, sector);
+                    }
                 }
             }
         }
     }
+}
+
+/// Breaks the session, but says so in the store before the held writes go: a
+/// power cut between the two must not leave a session that looks whole. (Should
+/// the store hang, the watch breaks the session meanwhile.)
+fn give_up(this: &Arc<Session>, files: &mut Files, error: Error, sector: u64) {
+    let device_sector = sector.saturating_sub(this.geo.on_disk().start);
+    files.mark_broken(this, &Why::now(error, device_sector));
+    this.break_with(error, sector);
 }
 
 /// The disk's sector that the batch begins with.
@@ -183,12 +195,12 @@ fn finish_if_due(this: &Arc<Session>, files: &mut Files) {
         this.finished.store(false, Ordering::Release);
         this.break_with(e, this.geo.on_disk().start);
         this.finished.store(true, Ordering::Release);
-        files.mark_broken(this);
+        files.mark_broken(this, &Why::of(this));
     }
     files.close();
     // Who told the end of the last read may still be about to leave.
     while this.reads.load(Ordering::Acquire) != 0 {
-        let _ = crate::sys::sleep_killable(1);
+        crate::sys::sleep(1);
     }
     core().forget(this);
     this.closed.happen();
