@@ -33,6 +33,7 @@ impl Argument {
             "low" => Self::at(0x1000),
             "kernel" => Self::at(0xffff_8880_0000_1000),
             "zeros" => Self::of(vec![0; 65536]),
+            "one" => Self::of([&ioctl::ABI_VERSION.to_ne_bytes()[..], &[0; 65532]].concat()),
             "s" => Self::of(rest.into()),
             "len" => Self::of(vec![b'a'; crate::number(rest)?]),
             "edge" => Self::edge(crate::number(rest)?)?,

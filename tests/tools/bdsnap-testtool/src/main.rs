@@ -13,6 +13,7 @@
 //! ```
 //! NAME and PASSWORD are `s:TEXT`, `hex:BYTES`, `len:N` (so many letters), or pointers: `null`,
 //! `low` (nothing is mapped there), `kernel`, `edge:N` (N letters, then an unmapped page).
+//! POINTER is one of them, `zeros`, or `one`: a structure with the version and zeros.
 
 // System calls with pointers that are wrong on purpose are what this is for.
 #![allow(unsafe_code)]
