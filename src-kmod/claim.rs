@@ -31,6 +31,8 @@ use kernel::sync::Arc;
 
 /// `BLK_OPEN_WRITE`.
 const OPEN_WRITE: u32 = 1 << 1;
+/// How long a broken session is given to come to its end.
+const AFTER_BREAK_MS: u64 = 2_000;
 /// How long a claim waits for a look at names.
 const LOOK_MS: u64 = 2_000;
 
@@ -538,7 +540,7 @@ fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
     session.begin_closing();
     if !session.quiet.wait(timeout) {
         session.break_with(ETIMEDOUT, dev.start);
-        session.quiet.wait(timeout);
+        session.quiet.wait(AFTER_BREAK_MS);
     }
     let ending = look_at_end(volume, session).unwrap_or(Ending {
         head_sha256: [0; 32],
@@ -547,10 +549,17 @@ fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
     });
     *session.ending.lock() = Some(ending);
     session.kick_writer();
-    // In `async` all of the memory may have to go to the store first.
-    if !session.closed.wait(timeout.saturating_mul(3)) {
-        session.break_with(ETIMEDOUT, dev.start);
-        session.closed.wait(timeout);
+    // In `async` all of the memory may have to go to the store first: as long as
+    // it does, that is no time-out.
+    let saved = || session.saved_bytes.load(Ordering::Relaxed);
+    let mut before = saved();
+    while !session.closed.wait(timeout) {
+        if saved() == before {
+            session.break_with(ETIMEDOUT, dev.start);
+            session.closed.wait(AFTER_BREAK_MS);
+            break;
+        }
+        before = saved();
     }
     let on_disk = session.on_disk.load(Ordering::Acquire);
     let gap = (*session.beginning.lock()).map_or(Gap::Unknown, |b| b.gap_before);

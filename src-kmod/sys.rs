@@ -373,12 +373,22 @@ impl Event {
         unsafe { bindings::complete_all(self.inner.get()) }
     }
 
-    /// Waits; false if it did not happen in time.
+    /// Waits; false if it did not happen in time. Wakes up now and then, so
+    /// that the kernel does not take a long wait for a hung task.
     pub(crate) fn wait(&self, ms: u64) -> bool {
-        // SAFETY: Initialised in `new`; called from tasks that may sleep.
-        unsafe {
-            let jiffies = bindings::__msecs_to_jiffies(ms.min(3_600_000) as c_uint);
-            bindings::wait_for_completion_timeout(self.inner.get(), jiffies) != 0
+        const NAP_MS: u64 = 5_000;
+        let mut left = ms;
+        loop {
+            let nap = left.min(NAP_MS);
+            // SAFETY: Initialised in `new`; called from tasks that may sleep.
+            let happened = unsafe {
+                let jiffies = bindings::__msecs_to_jiffies(nap as c_uint);
+                bindings::wait_for_completion_timeout(self.inner.get(), jiffies) != 0
+            };
+            left -= nap;
+            if happened || left == 0 {
+                return happened;
+            }
         }
     }
 }
