@@ -10,7 +10,7 @@
 //! | file | content |
 //! |---|---|
 //! | [`crc`] | CRC-32C in software, for headers and records |
-//! | [`format`] | `blocks.map`, the store's marker, the chain's tail |
+//! | [`mod@format`] | `blocks.map`, the store's marker, the chain's tail |
 //! | [`ioctl`] | requests and structures of `/dev/bdsnap` |
 //! | [`meta`] | `meta.json` |
 //! | [`name`] | device names, session names, UTC time stamps |

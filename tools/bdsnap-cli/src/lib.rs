@@ -132,8 +132,10 @@ pub fn print(text: &str) -> Result<(), Error> {
 }
 
 /// Writes a JSON document to standard output.
-pub fn print_json(value: &serde_json::Value) -> Result<(), Error> {
-    print(&format!("{value:#}\n"))
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::other(format!("cannot write JSON: {e}")))?;
+    print(&(text + "\n"))
 }
 
 /// The exit status of a command that has said all there is to say.

@@ -20,7 +20,6 @@ use bdsnap_core::session::Session;
 use bdsnap_core::store::Store;
 use bdsnap_core::{text, Error, Kind};
 use clap::Parser;
-use serde_json::json;
 
 /// Brings a block device back to the start of a recorded session
 ///
@@ -199,14 +198,24 @@ fn unanswered(e: dialoguer::Error) -> Error {
     }
 }
 
-fn document(plan: &Plan, cli: &Cli, outcome: Option<&Outcome>) -> serde_json::Value {
-    json!({
-        "schema_version": 1,
-        "dry_run": cli.dry_run,
-        "to": cli.to.as_ref().map(|p| text::lossy(p.as_os_str().as_bytes())),
-        "plan": plan,
-        "result": outcome,
-    })
+/// What `--json` prints.
+#[derive(Debug, serde::Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    dry_run: bool,
+    to: Option<String>,
+    plan: &'a Plan,
+    result: Option<&'a Outcome>,
+}
+
+fn document<'a>(plan: &'a Plan, cli: &Cli, result: Option<&'a Outcome>) -> Document<'a> {
+    Document {
+        schema_version: 1,
+        dry_run: cli.dry_run,
+        to: cli.to.as_ref().map(|p| text::lossy(p.as_os_str().as_bytes())),
+        plan,
+        result,
+    }
 }
 
 /// The plan in words.
@@ -218,12 +227,10 @@ fn describe(plan: &Plan, cli: &Cli) -> String {
     let mut heading = "Through";
     for step in &plan.chain {
         let bytes = text::size(step.bytes);
-        out += &format!(
-            "{heading:8} {} ({}, {}, {bytes})",
-            escaped(&step.name),
-            step.kind,
-            step.state
-        );
+        // An undo session is of that kind and in that state.
+        let state =
+            if step.kind == step.state { String::new() } else { format!(", {}", step.state) };
+        out += &format!("{heading:8} {} ({}{state}, {bytes})", escaped(&step.name), step.kind);
         if let Some(gap) = step.gap_before {
             out += &format!(" GAP before it: {gap}");
         }

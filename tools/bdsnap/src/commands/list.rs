@@ -11,9 +11,15 @@ use bdsnap_core::store::{Item, Store};
 use bdsnap_core::{chain, text, Error, Kind};
 use comfy_table::{Cell, Color};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::{table, List};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    sessions: &'a [Row],
+}
 
 /// A session as `--json` shows it.
 #[derive(Debug, Serialize)]
@@ -86,7 +92,7 @@ pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
     store.look_again(&mut items, module.as_ref());
     let rows: Vec<Row> = items.iter().map(|i| row(i, module.as_ref())).collect();
     if args.json {
-        let document = json!({ "schema_version": 1, "sessions": rows });
+        let document = Document { schema_version: 1, sessions: &rows };
         return bdsnap_cli::print_json(&document).map(|()| Done::OK);
     }
     if rows.is_empty() {

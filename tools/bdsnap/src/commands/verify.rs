@@ -14,9 +14,17 @@ use bdsnap_core::session::Session;
 use bdsnap_core::store::{Item, Store};
 use bdsnap_core::{chain, text, Error, Kind};
 use serde::Serialize;
-use serde_json::json;
 
 use crate::Verify;
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    schema_version: u32,
+    verified: usize,
+    damaged: u64,
+    sessions: &'a [Finding],
+}
 
 /// What was found about one session.
 #[derive(Debug, Serialize)]
@@ -61,12 +69,8 @@ pub(crate) fn run(common: &Common, args: &Verify) -> Result<Done, Error> {
 
     let damaged = findings.iter().filter(|f| !f.ok).count() as u64;
     if args.json {
-        let document = json!({
-            "schema_version": 1,
-            "verified": findings.len(),
-            "damaged": damaged,
-            "sessions": findings,
-        });
+        let verified = findings.len();
+        let document = Document { schema_version: 1, verified, damaged, sessions: &findings };
         bdsnap_cli::print_json(&document)?;
     } else {
         let lines: String = findings.iter().map(line).collect();
