@@ -19,7 +19,7 @@ use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
-use kernel::sync::Arc;
+use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
 
@@ -402,8 +402,17 @@ fn stored_tail(volume: &Volume) -> Result<KBox<Tail>> {
     crate::store::read_tail(&volume.name)
 }
 
+/// A restore ends before its end: what it has written is a foreign write.
+fn abort_restore(volume: &Volume) {
+    if volume.restoring.swap(false, Ordering::AcqRel)
+        && volume.restore_wrote.load(Ordering::Acquire)
+    {
+        volume.foreign.store(true, Ordering::Release);
+    }
+}
+
 /// A restore begins or ends.
-fn restore(request: &mut Restore) -> Result {
+fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     let name = user_bytes(request.name, request.name_len, NAME_MAX)?;
     request.flags = 0;
     request.tail = NO_ID;
@@ -438,6 +447,7 @@ fn restore(request: &mut Restore) -> Result {
             }
             volume.restore_wrote.store(false, Ordering::Release);
             volume.restoring.store(true, Ordering::Release);
+            *file.restoring.lock() = Some(volume.clone());
         }
         RESTORE_END => {
             // Only what the restore itself wrote is accounted for by it.
@@ -446,13 +456,7 @@ fn restore(request: &mut Restore) -> Result {
                 volume.watched.store(true, Ordering::Release);
             }
         }
-        RESTORE_ABORT => {
-            if volume.restoring.swap(false, Ordering::AcqRel)
-                && volume.restore_wrote.load(Ordering::Acquire)
-            {
-                volume.foreign.store(true, Ordering::Release);
-            }
-        }
+        RESTORE_ABORT => abort_restore(&volume),
         _ => return Err(EINVAL),
     }
     Ok(())
@@ -628,8 +632,23 @@ fn status(request: &mut StatusRequest) -> Result {
 
 // --- The device -------------------------------------------------------------
 
-/// `/dev/bdsnap`. An open file has no state.
-pub(crate) struct ControlDevice;
+/// An open `/dev/bdsnap`.
+#[pin_data(PinnedDrop)]
+pub(crate) struct ControlDevice {
+    /// The device that a restore with this file writes to: if it ends without a
+    /// word, that is an abort.
+    #[pin]
+    restoring: Mutex<Option<Arc<Volume>>>,
+}
+
+#[pinned_drop]
+impl PinnedDrop for ControlDevice {
+    fn drop(self: Pin<&mut Self>) {
+        if let Some(volume) = self.restoring.lock().take() {
+            abort_restore(&volume);
+        }
+    }
+}
 
 /// Reads the argument, lets `act` answer, writes it back.
 fn exchange<T: FromBytes + AsBytes + Copy>(
@@ -671,13 +690,16 @@ fn control(c: &mut Control, on: bool) -> Result {
 
 #[vtable]
 impl MiscDevice for ControlDevice {
-    type Ptr = KBox<Self>;
+    type Ptr = Pin<KBox<Self>>;
 
-    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
-        Ok(KBox::new(ControlDevice, GFP_KERNEL)?)
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<Pin<KBox<Self>>> {
+        KBox::pin_init(
+            pin_init!(Self { restoring <- new_mutex!(None, "bdsnap::ControlDevice") }),
+            GFP_KERNEL,
+        )
     }
 
-    fn ioctl(_me: &Self, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(me: Pin<&Self>, _file: &File, cmd: u32, arg: usize) -> Result<isize> {
         if !sys::is_admin() {
             return Err(EPERM);
         }
@@ -687,7 +709,7 @@ impl MiscDevice for ControlDevice {
             IOC_HAND_OVER => exchange::<HandOver>(arg, |h| h.version, hand_over),
             IOC_SETTLE => exchange::<Simple>(arg, |s| s.version, |_| registry::settle()),
             IOC_STATUS => exchange::<StatusRequest>(arg, |s| s.version, status),
-            IOC_RESTORE => exchange::<Restore>(arg, |r| r.version, restore),
+            IOC_RESTORE => exchange::<Restore>(arg, |r| r.version, |r| restore(&me, r)),
             _ => Err(ENOTTY),
         }
     }

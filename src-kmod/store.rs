@@ -69,6 +69,8 @@ pub(crate) struct Files {
     chain: Option<Dir>,
     /// What the store knows of the session before.
     pub(crate) tail: Option<KBox<Tail>>,
+    /// That session's place in the chain.
+    last_seq: u64,
     /// There is a tail, but it is not readable.
     pub(crate) tail_damaged: bool,
     dir: Option<Dir>,
@@ -108,6 +110,7 @@ impl Files {
             store: None,
             chain: None,
             tail: None,
+            last_seq: 0,
             tail_damaged: false,
             dir: None,
             map: None,
@@ -168,7 +171,10 @@ impl Files {
                 let mut bytes = KVec::from_elem(0u8, TAIL_LEN, GFP_KERNEL)?;
                 let n = file.read(&mut bytes, 0)?;
                 match Tail::decode(&bytes[..n]) {
-                    Ok(tail) => self.tail = Some(KBox::new(tail, GFP_KERNEL)?),
+                    Ok(tail) => {
+                        self.last_seq = tail.chain_seq;
+                        self.tail = Some(KBox::new(tail, GFP_KERNEL)?);
+                    }
                     Err(_) => self.tail_damaged = true,
                 }
             }
@@ -187,7 +193,9 @@ impl Files {
         let seq = {
             let _one_at_a_time = core().marker.lock();
             let mut marker = read_marker(store)?;
-            marker.chain_seq = marker.chain_seq.checked_add(1).ok_or(EOVERFLOW)?;
+            // A lost or old marker must not give a number twice.
+            let last = marker.chain_seq.max(self.last_seq);
+            marker.chain_seq = last.checked_add(1).ok_or(EOVERFLOW)?;
             let mut bytes = [0; MARKER_LEN];
             marker.encode(&mut bytes);
             let file = store.open_file(c".bdsnap-store")?;
