@@ -12,6 +12,8 @@ export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 
 info() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 2; }
+# usage: the comment at the top of the script
+usage() { sed -n '4,/^$/s/^#\( \|$\)//p' "$0"; }
 
 # ---- the cache ----
 
@@ -24,6 +26,7 @@ cached() {
 	key=$(printf '%s' "$key" | sha256sum | cut -c1-16)
 	entry=$CACHE/$name.$key
 	if [ ! -e "$entry/.complete" ]; then
+		[ "$(id -u)" = 0 ] || die "must run as root"
 		mkdir -p "$CACHE/lock"
 		exec {lock}>"$CACHE/lock/$name"
 		flock "$lock"
@@ -97,7 +100,6 @@ need_host() {
 		command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
 	done
 	[ ${#missing[@]} -gt 0 ] || return 0
-	[ "$(id -u)" = 0 ] || die "must run as root"
 	info "installing ${missing[*]}"
 	mkdir -p "$CACHE/lock"
 	(

@@ -60,7 +60,7 @@ disk0
 4096
 ext4
 tests, read-only
-7.3.4+deb13-amd64" "$output"
+${BDSNAP_KERNEL:-7.3.4+deb13-amd64}" "$output"
 is "a share is written" "from the guest" "$(cat "$dir/share/out")"
 is "a disk keeps its content" hello "$(dd if="$dir/disk" bs=4k skip=3 count=1 status=none | tr -d '\0')"
 is "stderr can be reopened" 3 "$(grep -c twice "$dir/stderr")"
