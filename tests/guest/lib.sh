@@ -45,8 +45,8 @@ activate() { bdsnap activate "$@" --password-file "$password"; }
 deactivate() { bdsnap deactivate "$@" --password-file "$password"; }
 # copy DEVICE NAME: what the device holds, past all caches, for the host to judge
 copy() { dd if="$1" of="/host/$2" bs=1M iflag=direct conv=sparse status=none || die "copying $1"; }
-# status PATH, list PATH [DEVICE]: a value of the tools' JSON
-status() { bdsnap status --json | bdsnap-testtool json "$1"; }
+# status PATH [DEVICE], list PATH [DEVICE]: a value of the tools' JSON
+status() { bdsnap status ${2:+"$2"} --json | bdsnap-testtool json "$1"; }
 list() { bdsnap list --json ${2:+"$2"} | bdsnap-testtool json "$1"; }
 # column NAME [DEVICE]: of each session, in the order of the list, in one line
 column() {
