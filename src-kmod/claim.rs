@@ -18,8 +18,8 @@ use crate::pure::format::{
 use crate::pure::meta::fs_guess;
 use crate::pure::name::ShortString;
 use crate::pure::plan::{Chunks, Geometry, Sectors};
-use crate::registry::{overlap, Bound, Last, Volume};
-use crate::session::{Beginning, Ending, Session};
+use crate::registry::{overlap, Bound, Volume};
+use crate::session::{Beginning, Ending, Session, Summary};
 use crate::sys::{self, BdevInfo, Disk, ModuleRef, Page};
 use ::core::sync::atomic::{AtomicU64, Ordering};
 use kernel::bindings;
@@ -376,7 +376,6 @@ fn start(volume: &Arc<Volume>, disk: &Disk, holder: *mut c_void) -> Result {
     core().remember(session.clone())?;
     let old = {
         let mut life = volume.life.lock();
-        life.last = life.session.as_ref().map(|s| Last::of(s)).or(life.last);
         life.session.replace(session.clone())
     };
     drop(old);
@@ -572,9 +571,10 @@ fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
         // It left nothing that could say so.
         volume.foreign.store(true, Ordering::Relaxed);
     }
+    let summary = Summary::of(session);
     let old = {
         let mut life = volume.life.lock();
-        life.last = Some(Last::of(session));
+        life.last = Some(summary);
         life.session.take()
     };
     drop(old);

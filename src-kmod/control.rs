@@ -11,9 +11,10 @@ use crate::pure::format::{Durability, Tail, NO_ID};
 use crate::pure::ioctl::*;
 use crate::pure::plan::Sectors;
 use crate::pure::secret::Secret;
-use crate::registry::{self, Bound, Last, Volume, NO_LAST};
-use crate::session::Session;
+use crate::registry::{self, Bound, Volume};
+use crate::session::Summary;
 use crate::sys::{self, Dir, Disk};
+use ::core::cell::Cell;
 use ::core::sync::atomic::Ordering;
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
@@ -247,6 +248,17 @@ fn is_same(volume: &Volume, r: &Resolved) -> bool {
     }
 }
 
+/// Whether a name stands for another disk than the one that was watched.
+fn is_another(volume: &Volume, r: &Resolved) -> bool {
+    match (&*volume.bound.lock(), &r.bound) {
+        (Some(a), Some(b)) => {
+            a.disk.as_ptr() != b.disk.as_ptr() || a.sectors != b.sectors || !a.disk.is_alive()
+        }
+        (None, Some(_)) => true,
+        _ => false,
+    }
+}
+
 fn find(r: &Resolved) -> Option<Arc<Volume>> {
     let registry = core().registry.lock();
     let found = registry.volumes.iter().find(|v| is_same(v, r)).cloned();
@@ -416,6 +428,10 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     let name = user_bytes(request.name, request.name_len, NAME_MAX)?;
     request.flags = 0;
     request.tail = NO_ID;
+    if request.phase == RESTORE_BEGIN {
+        // Another disk may have come under the name.
+        crate::look::settle(2_000);
+    }
     let r = resolve(&name)?;
     let _control = core().control.lock();
     let Some(volume) = find(&r) else { return Ok(()) };
@@ -435,7 +451,8 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
                 let now = crate::look::mtime(image, 2_000);
                 written |= tail.image_mtime_ns != 0 && now != tail.image_mtime_ns;
             }
-            let watched = volume.watched.load(Ordering::Acquire)
+            let watched = !is_another(&volume, &r)
+                && volume.watched.load(Ordering::Acquire)
                 && tail
                     .as_ref()
                     .is_some_and(|t| t.load_id == core().load_id && t.boot_id == core().boot_id);
@@ -547,7 +564,7 @@ fn head(core: &Core) -> Result<KBox<StatusHead>> {
     Ok(h)
 }
 
-fn entry(volume: &Volume) -> (Entry, Option<Arc<Session>>) {
+fn entry(volume: &Volume) -> (Entry, Option<Summary>) {
     let (claims, session, last) = {
         let life = volume.life.lock();
         (life.claims, life.session.clone(), life.last)
@@ -577,48 +594,52 @@ fn entry(volume: &Volume) -> (Entry, Option<Arc<Session>>) {
             e.flags |= flag;
         }
     }
-    let shown = session.as_ref().map(|s| Last::of(s)).or(last);
-    let of = shown.unwrap_or(NO_LAST);
-    e.session_id = of.id;
-    e.chain_seq = of.chain_seq;
-    e.start_ns = of.start_ns;
-    e.state = shown.map_or(0, |l| l.state as u32);
-    e.errno = if of.errno != 0 { of.errno } else { volume.refused.load(Ordering::Relaxed) };
-    e.broken_sector = of.broken_sector;
-    e.broken_ns = of.broken_ns;
-    if let Some(s) = &session {
-        {
-            let q = s.queue.lock();
-            e.held_bios = q.held;
-            e.holding = q.held - q.released;
+    let shown = session.as_ref().map(|s| Summary::of(s)).or(last);
+    e.errno = volume.refused.load(Ordering::Relaxed);
+    if let Some(of) = &shown {
+        e.session_id = of.id;
+        e.chain_seq = of.chain_seq;
+        e.start_ns = of.start_ns;
+        e.state = of.state as u32;
+        if of.errno != 0 {
+            e.errno = of.errno;
         }
-        e.gap_before = (*s.beginning.lock()).map_or(0, |b| b.gap_before as u32);
-        e.saved_chunks = s.saved_chunks.load(Ordering::Relaxed);
-        e.saved_bytes = s.saved_bytes.load(Ordering::Relaxed);
-        e.absorbed_bytes = s.absorbed_bytes.load(Ordering::Relaxed);
-        e.saved_set_bytes = s.set_bytes.load(Ordering::Relaxed);
-        e.dir_len = s.dir.lock().as_bytes().len() as u64;
+        e.broken_sector = of.broken_sector;
+        e.broken_ns = of.broken_ns;
+        e.gap_before = of.gap_before.map_or(0, |g| g as u32);
+        e.held_bios = of.held;
+        e.holding = of.holding;
+        e.saved_chunks = of.saved_chunks;
+        e.saved_bytes = of.saved_bytes;
+        e.absorbed_bytes = of.absorbed_bytes;
+        e.saved_set_bytes = of.set_bytes;
+        e.dir_len = of.dir.as_bytes().len() as u64;
     }
-    (e, session)
+    (e, shown)
 }
 
 fn status(request: &mut StatusRequest) -> Result {
     let core = core();
     let mut head = head(core)?;
+    let (sessions, held, absorbed) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let mut out = KVVec::new();
     let registry = core.registry.lock();
     head.registrations = registry.volumes.len() as u64;
-    head.sessions = core.sessions.lock().len() as u64;
+    core.for_each_session(|s| {
+        sessions.set(sessions.get() + 1);
+        held.set(held.get() + s.queue.lock().held);
+        absorbed.set(absorbed.get() + s.absorbed_bytes.load(Ordering::Relaxed));
+    });
+    head.sessions = sessions.get();
+    head.held_bios += held.get();
+    head.absorbed_bytes += absorbed.get();
     out.extend_from_slice(abi_bytes(&*head), GFP_KERNEL)?;
     for volume in registry.volumes.iter() {
-        let (e, session) = entry(volume);
+        let (e, shown) = entry(volume);
         out.extend_from_slice(abi_bytes(&e), GFP_KERNEL)?;
         push_padded(&mut out, &volume.name)?;
-        if let Some(s) = session {
-            let dir = *s.dir.lock();
-            // As many bytes as the entry says, whatever came since.
-            let n = (e.dir_len as usize).min(dir.as_bytes().len());
-            push_padded(&mut out, &dir.as_bytes()[..n])?;
+        if let Some(of) = shown {
+            push_padded(&mut out, of.dir.as_bytes())?;
         }
     }
     drop(registry);

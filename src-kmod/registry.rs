@@ -8,9 +8,9 @@
 
 use crate::core_state::core;
 use crate::live::{Kind, Token};
-use crate::pure::format::{Durability, Id, State, NO_ID};
+use crate::pure::format::Durability;
 use crate::pure::plan::Sectors;
-use crate::session::Session;
+use crate::session::{Session, Summary};
 use crate::sys::{gendisk, BdevInfo, BioView, Disk};
 use ::core::ptr::null_mut;
 use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
@@ -61,34 +61,7 @@ pub(crate) struct Life {
     /// The running session, or the last of this load.
     pub(crate) session: Option<Arc<Session>>,
     /// What is left of the last session, for the status.
-    pub(crate) last: Option<Last>,
-}
-
-/// A session that has ended.
-#[derive(Clone, Copy)]
-pub(crate) struct Last {
-    pub(crate) id: Id,
-    pub(crate) chain_seq: u64,
-    pub(crate) start_ns: u64,
-    pub(crate) state: State,
-    pub(crate) errno: u32,
-    pub(crate) broken_sector: u64,
-    pub(crate) broken_ns: u64,
-}
-
-impl Last {
-    /// What remains of `session`.
-    pub(crate) fn of(session: &Session) -> Self {
-        Self {
-            id: session.id,
-            chain_seq: session.chain_seq.load(Ordering::Relaxed),
-            start_ns: session.start_ns,
-            state: session.state(),
-            errno: session.errno(),
-            broken_sector: session.broken_sector.load(Ordering::Relaxed),
-            broken_ns: session.broken_ns.load(Ordering::Relaxed),
-        }
-    }
+    pub(crate) last: Option<Summary>,
 }
 
 /// A registered device.
@@ -335,17 +308,6 @@ pub(crate) unsafe fn find_session<T>(
     }
     None
 }
-
-/// No session of this load.
-pub(crate) const NO_LAST: Last = Last {
-    id: NO_ID,
-    chain_seq: 0,
-    start_ns: 0,
-    state: State::Recording,
-    errno: 0,
-    broken_sector: 0,
-    broken_ns: 0,
-};
 
 /// Whether two devices have sectors in common.
 pub(crate) fn overlap(bound: &Bound, disk: *mut gendisk, sectors: &Sectors) -> bool {

@@ -645,3 +645,51 @@ impl WorkItem<4> for Session {
         crate::claim::tell_broken(&this);
     }
 }
+
+/// What the status says of a session, also when it is over.
+#[derive(Clone, Copy)]
+pub(crate) struct Summary {
+    pub(crate) id: Id,
+    pub(crate) chain_seq: u64,
+    pub(crate) start_ns: u64,
+    pub(crate) state: State,
+    pub(crate) errno: u32,
+    pub(crate) broken_sector: u64,
+    pub(crate) broken_ns: u64,
+    pub(crate) gap_before: Option<Gap>,
+    /// Bios held since its start, and now.
+    pub(crate) held: u64,
+    pub(crate) holding: u64,
+    pub(crate) saved_chunks: u64,
+    pub(crate) saved_bytes: u64,
+    pub(crate) absorbed_bytes: u64,
+    pub(crate) set_bytes: u64,
+    pub(crate) dir: ShortString<SESSION_MAX>,
+}
+
+impl Summary {
+    /// As it is now. May sleep.
+    pub(crate) fn of(session: &Session) -> Self {
+        let (held, holding) = {
+            let q = session.queue.lock();
+            (q.held, q.held - q.released)
+        };
+        Self {
+            id: session.id,
+            chain_seq: session.chain_seq.load(Ordering::Relaxed),
+            start_ns: session.start_ns,
+            state: session.state(),
+            errno: session.errno(),
+            broken_sector: session.broken_sector.load(Ordering::Relaxed),
+            broken_ns: session.broken_ns.load(Ordering::Relaxed),
+            gap_before: (*session.beginning.lock()).map(|b| b.gap_before),
+            held,
+            holding,
+            saved_chunks: session.saved_chunks.load(Ordering::Relaxed),
+            saved_bytes: session.saved_bytes.load(Ordering::Relaxed),
+            absorbed_bytes: session.absorbed_bytes.load(Ordering::Relaxed),
+            set_bytes: session.set_bytes.load(Ordering::Relaxed),
+            dir: *session.dir.lock(),
+        }
+    }
+}

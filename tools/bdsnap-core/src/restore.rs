@@ -288,6 +288,45 @@ impl Past {
     }
 }
 
+/// Where the device begins in what is opened for it, in bytes.
+fn base_of(target: &Target, header: &Header) -> u64 {
+    if target.is_image() {
+        header.loop_offset
+    } else {
+        0
+    }
+}
+
+/// Whether the device is not what the chain's tail remembers of the end of the
+/// newest session, in the places that it remembers.
+fn differs_from_tail(
+    store: &Store,
+    newest: Option<&Session>,
+    device: &File,
+    target: &Target,
+) -> Result<bool> {
+    let Some(newest) = newest else { return Ok(false) };
+    let Some(tail) = store.tail(newest.header.name())? else { return Ok(false) };
+    if tail.session_id != newest.header.session_id || tail.head_sha256 == [0; 32] {
+        return Ok(false);
+    }
+    let base = base_of(target, &newest.header);
+    let mut buf = vec![0; tail.device_bytes.min(HEAD_LEN) as usize];
+    device.read_exact_at(&mut buf, base).on("read", &target.path)?;
+    if Head::of(&buf).sha256 != tail.head_sha256 {
+        return Ok(true);
+    }
+    for sample in tail.samples() {
+        buf.resize(sample.bytes as usize, 0);
+        let at = sample.sector.saturating_mul(bdsnap_abi::SECTOR).saturating_add(base);
+        device.read_exact_at(&mut buf, at).on("read", &target.path)?;
+        if crc32c::crc32c(&buf) != sample.crc {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Finds what to do, and whether it may be done.
 ///
 /// # Errors
@@ -318,7 +357,13 @@ pub fn prepare<'a>(
     check_identity(&chain, from, request, &opened)?;
     let breaks = chain.breaks(from);
     let newest_id = chain.newest().map_or(NO_ID, |s| s.header.session_id);
-    let gap_now = chain::link_to_now(&newest_id, guard.watch.as_ref());
+    let gap_now = match chain::link_to_now(&newest_id, guard.watch.as_ref()) {
+        // The module may have watched another disk than the one that is there.
+        None if differs_from_tail(store, chain.newest(), &opened.file, target)? => {
+            Some(Break::Written)
+        }
+        other => other,
+    };
     check_breaks(&chain, &breaks, gap_now, accept, &mut accepted)?;
 
     let grounds = chain.grounds[from];
@@ -328,7 +373,7 @@ pub fn prepare<'a>(
         return Err(Error::other("the chain is empty"));
     };
     let chunk = sessions.iter().map(|s| s.header.chunk_size).min().unwrap_or(RUN_MAX);
-    let base = if target.is_image() { model.header.loop_offset } else { 0 };
+    let base = base_of(target, &model.header);
 
     let mut notes: Vec<String> = Vec::new();
     for (session, step) in sessions.iter().rev().zip(&steps) {
