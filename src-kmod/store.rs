@@ -17,9 +17,6 @@ use kernel::str::CString;
 /// Most slices that are made durable together.
 pub(crate) const BATCH: usize = 1024;
 
-/// How often free space is asked for, in bytes written.
-const SPACE_EVERY: u64 = 8 << 20;
-
 /// Filesystems that a strict session's store cannot be on: their content does
 /// not outlive a power cut, or their server is not ours to wait for.
 const NO_STRICT: [u64; 9] = [
@@ -81,7 +78,6 @@ pub(crate) struct Files {
     dat_bytes: u64,
     uncommitted: bool,
     generation: u64,
-    space_asked_at: u64,
     warned_low: bool,
     /// The store says that the session is broken.
     pub(crate) broken_marked: bool,
@@ -120,7 +116,6 @@ impl Files {
             dat_bytes: 0,
             uncommitted: false,
             generation: 0,
-            space_asked_at: 0,
             warned_low: false,
             broken_marked: false,
             batch: KVec::with_capacity(BATCH, GFP_KERNEL)?,
@@ -250,11 +245,9 @@ impl Files {
     /// them durable. On an error the session has to be broken: what the files
     /// hold beyond their known lengths does not count.
     pub(crate) fn write_batch(&mut self, session: &Session) -> Result {
+        self.check_space(session)?;
         if self.dir.is_none() {
-            self.check_space(session)?;
             self.make_dir(session)?;
-        } else if self.dat_bytes - self.space_asked_at >= SPACE_EVERY {
-            self.check_space(session)?;
         }
         let (Some(map), Some(dat)) = (&self.map, &self.dat) else { return Err(EBADF) };
         let strict = session.durability == Durability::Strict;
@@ -314,10 +307,16 @@ impl Files {
         Ok(())
     }
 
-    /// ENOSPC before the store's filesystem is really full.
+    /// ENOSPC if this batch would leave less than the least free space.
     fn check_space(&mut self, session: &Session) -> Result {
         let (total, free) = self.store.as_ref().ok_or(ENOENT)?.space()?;
-        self.space_asked_at = self.dat_bytes;
+        let batch: u64 = self
+            .batch
+            .iter()
+            // SAFETY: In the ring, which only this writer takes from.
+            .map(|&slice| u64::from(unsafe { (*slice).bytes }) + RECORD_LEN as u64)
+            .sum();
+        let free = free.saturating_sub(batch);
         let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
         if free < min {
             return Err(ENOSPC);
