@@ -26,8 +26,8 @@ map=$(stat -c %s "/snapshot/$two/blocks.map") dat=$(stat -c %s "/snapshot/$two/b
 n=0
 
 whole() {
-	rm -rf /snapshot/vda* /snapshot/.bdsnap*
-	cp -a "$work/whole/." /snapshot/
+	rm -rf "/snapshot/$two"
+	cp -a "$work/whole/$two" /snapshot/
 }
 flip() { bdsnap-testtool flip "/snapshot/$two/$1" "$2"; }
 cut() { truncate -s "$2" "/snapshot/$two/$1"; }
@@ -42,10 +42,12 @@ judge() {
 	try bdsnap-restore /dev/vda "$two" --to /host/to.$n --yes
 	[[ "|$restore|" = *"|$code|"* ]] || not_ok "$name: restore --to gives $code, expected $restore"
 	[ $code = 0 ] || [ ! -e /host/to.$n ] || not_ok "$name: a refused restore has left a file"
-	# The session before it stands on the damaged one.
-	try bdsnap-restore /dev/vda "$one" --to /host/one.$n --yes
-	[[ "|$restore|3|4|5|" = *"|$code|"* ]] || not_ok "$name: restore of the session before gives $code"
-	[ $code = 0 ] || [ ! -e /host/one.$n ] || not_ok "$name: a refused restore has left a file"
+	# The session before it stands on the damaged one. Every third time, for it is slow.
+	if [ $((n % 3)) = 0 ]; then
+		try bdsnap-restore /dev/vda "$one" --to /host/one.$n --yes
+		[[ "|$restore|3|4|5|" = *"|$code|"* ]] || not_ok "$name: restore of the session before gives $code"
+		[ $code = 0 ] || [ ! -e /host/one.$n ] || not_ok "$name: a refused restore has left a file"
+	fi
 	whole
 	: $((n++))
 	ok "damage: $name"

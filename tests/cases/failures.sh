@@ -1,0 +1,23 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# timeout: 500
+#
+# Whatever happens to the store, the origin's writes go on, and the session does not pass for a whole one.
+
+. "$(dirname "$0")/../lib.sh"
+
+disk vda 64M
+disk vdb 256M
+disk vdc 160M
+disk vdd 64M
+guest "no complaint, nothing left behind" --store none --disk "$dir/vda" --disk "$dir/vdb" --disk "$dir/vdc" \
+	--disk "$dir/vdd" --timeout 450 -- failures.sh
+pairs=0
+for file in "$share"/*.a; do
+	[ -e "$file" ] || continue
+	name=$(basename "$file" .a)
+	equal "a refused restore has written nothing: $name" "$file" "$share/$name.b"
+	pairs=$((pairs + 1))
+done
+[ $pairs = 4 ] || not_ok "all pairs: only $pairs"
+exit $failed
