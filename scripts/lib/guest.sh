@@ -2,10 +2,23 @@
 # shellcheck shell=bash disable=SC2034
 #
 # Sourced after common.sh: the parts that a guest is put together from. All are cache entries:
+#   emulator      QEMU
 #   guest_root    root.erofs, a Debian 13 with the programs that tests need, and a static busybox
 #   guest_kernel  vmlinuz, modules.erofs, initramfs.cpio (drivers only) and modules/ of one stock kernel
 #   guest_extras  extras.cpio, what this checkout adds: init, module, tools, configuration
 # The images are not compressed: the host has their pages cached, the emulated guest is slow.
+
+make_emulator() { make_chroot trixie qemu-system-x86 "$1"; }
+
+# emulator: sets EMULATOR, the words that start Debian 13's QEMU. Debian 12's (7.2) makes a kernel oops
+# that patches itself while other processors run, if it emulates them in several threads. It is run
+# in place, with its own libraries; no chroot, because it needs the host's files.
+emulator() {
+	cached qemu 1 make_emulator
+	local root=$ENTRY/root
+	EMULATOR=("$root/lib64/ld-linux-x86-64.so.2" --library-path "$root/usr/lib/x86_64-linux-gnu" "$root/usr/bin/qemu-system-x86_64"
+		-L "$root/usr/share/qemu" -L "$root/usr/share/seabios")
+}
 
 GUEST_PACKAGES=udev,kmod,mount,util-linux,procps,psmisc,strace,jq,xxd,attr,acl,\
 e2fsprogs,xfsprogs,btrfs-progs,dosfstools,exfatprogs,f2fs-tools,nilfs-tools,udftools,erofs-utils,squashfs-tools,\
