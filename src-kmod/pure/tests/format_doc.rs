@@ -60,10 +60,8 @@ fn hexdump(bytes: &[u8]) -> String {
             let gap = if j == 8 { "  " } else { " " };
             let _ = write!(digits, "{}{b:02x}", if j == 0 { "" } else { gap });
         }
-        let text: String = line
-            .iter()
-            .map(|&b| if (0x20..0x7f).contains(&b) { b as char } else { '.' })
-            .collect();
+        let text: String =
+            line.iter().map(|&b| if (0x20..0x7f).contains(&b) { b as char } else { '.' }).collect();
         let _ = writeln!(out, "{:08x}  {digits:48}  |{text}|", i * 16);
     }
     let _ = writeln!(out, "{:08x}", bytes.len());
@@ -190,13 +188,8 @@ fn vectors() -> BTreeMap<&'static str, String> {
         head_sha256: [0; 32],
         ..closed()
     };
-    let zero = Record {
-        sector: 8,
-        bytes: 512,
-        flags: REC_ZERO,
-        offset: 0,
-        data_crc: crc32c(&[0; 512]),
-    };
+    let zero =
+        Record { sector: 8, bytes: 512, flags: REC_ZERO, offset: 0, data_crc: crc32c(&[0; 512]) };
     let name = header().name().to_vec();
     let dir = session_dir(&name, START, 0);
     let facts = [
