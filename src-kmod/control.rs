@@ -16,6 +16,8 @@ use crate::session::Summary;
 use crate::sys::{self, Dir, Disk};
 use ::core::cell::Cell;
 use ::core::sync::atomic::Ordering;
+use kernel::alloc::allocator::{KVmalloc, Kmalloc};
+use kernel::alloc::{Allocator, Vec};
 use kernel::fs::File;
 use kernel::miscdevice::{MiscDevice, MiscDeviceRegistration};
 use kernel::prelude::*;
@@ -43,20 +45,9 @@ impl Drop for Password {
 }
 
 /// `len` bytes from user space, at most `max`.
-fn user_bytes(addr: u64, len: u64, max: usize) -> Result<KVec<u8>> {
+fn user_bytes<A: Allocator>(addr: u64, len: u64, max: usize) -> Result<Vec<u8, A>> {
     let len = usize::try_from(len).ok().filter(|&n| n <= max).ok_or_else(too_long)?;
-    let mut out = KVec::from_elem(0u8, len, GFP_KERNEL)?;
-    if len > 0 {
-        let addr = usize::try_from(addr).map_err(|_| EFAULT)?;
-        UserSlice::new(UserPtr::from_addr(addr), len).reader().read_slice(&mut out)?;
-    }
-    Ok(out)
-}
-
-/// The list of devices, which may be large.
-fn user_text(addr: u64, len: u64) -> Result<KVVec<u8>> {
-    let len = usize::try_from(len).ok().filter(|&n| n <= DEVICES_MAX).ok_or_else(too_long)?;
-    let mut out = KVVec::from_elem(0u8, len, GFP_KERNEL)?;
+    let mut out = Vec::from_elem(0u8, len, GFP_KERNEL)?;
     if len > 0 {
         let addr = usize::try_from(addr).map_err(|_| EFAULT)?;
         UserSlice::new(UserPtr::from_addr(addr), len).reader().read_slice(&mut out)?;
@@ -373,8 +364,8 @@ pub(crate) fn forget_all() {
 /// Secret, store and devices, once per load.
 fn hand_over(request: &mut HandOver) -> Result {
     let secret = Password(user_bytes(request.secret, request.secret_len, SECRET_MAX)?);
-    let store = user_bytes(request.store, request.store_len, 1023)?;
-    let devices = user_text(request.devices, request.devices_len)?;
+    let store = user_bytes::<Kmalloc>(request.store, request.store_len, 1023)?;
+    let devices = user_bytes::<KVmalloc>(request.devices, request.devices_len, DEVICES_MAX)?;
     let store = match &*store {
         [] => None,
         [b'/', rest @ ..] if !rest.contains(&0) => {
@@ -425,7 +416,7 @@ fn abort_restore(volume: &Volume) {
 
 /// A restore begins or ends.
 fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
-    let name = user_bytes(request.name, request.name_len, NAME_MAX)?;
+    let name = user_bytes::<Kmalloc>(request.name, request.name_len, NAME_MAX)?;
     request.flags = 0;
     request.tail = NO_ID;
     if request.phase == RESTORE_BEGIN {
@@ -698,7 +689,7 @@ fn wanted_durability(c: &Control) -> Result<Option<Durability>> {
 }
 
 fn control(c: &mut Control, on: bool) -> Result {
-    let name = user_bytes(c.name, c.name_len, NAME_MAX)?;
+    let name = user_bytes::<Kmalloc>(c.name, c.name_len, NAME_MAX)?;
     let password = Password(user_bytes(c.password, c.password_len, PASSWORD_MAX)?);
     let durability = wanted_durability(c)?;
     if name.is_empty() || name.contains(&0) {
