@@ -78,8 +78,7 @@ pub(crate) fn check(password: &[u8]) -> Result {
     } else {
         let penalty = a.guard.failed(sys::now_boot_ns() / 1_000_000);
         core().auth_failures.fetch_add(1, Ordering::Relaxed);
-        let task = kernel::current!();
-        pr_warn!("wrong password from pid {}; next check in {} ms\n", task.pid(), penalty);
+        sys::log_wrong_password(penalty);
     }
     drop(a);
     drop(turn);

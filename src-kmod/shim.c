@@ -351,6 +351,14 @@ int bdsnap_pbkdf2_block(const u8 *pw, size_t pw_len, const u8 *salt,
 	return ret;
 }
 
+void bdsnap_log_wrong_password(u64 penalty_ms)
+{
+	/* A task chooses its name: escaped. */
+	pr_warn("bdsnap: wrong password from uid %u, pid %d (%*pE); next check in %llu ms\n",
+		from_kuid(&init_user_ns, current_uid()), task_pid_nr(current),
+		(int)strnlen(current->comm, sizeof(current->comm)), current->comm, penalty_ms);
+}
+
 bool bdsnap_equal_ct(const void *a, const void *b, size_t n)
 {
 	return !crypto_memneq(a, b, n);

@@ -88,6 +88,7 @@ mod c {
             rounds: u32,
             out: *mut u8,
         ) -> c_int;
+        pub(super) fn bdsnap_log_wrong_password(penalty_ms: u64);
         pub(super) fn bdsnap_equal_ct(a: *const c_void, b: *const c_void, n: usize) -> bool;
         pub(super) fn bdsnap_wipe(p: *mut c_void, n: usize);
         pub(super) fn bdsnap_sha256(data: *const u8, len: usize, out: *mut u8);
@@ -280,6 +281,12 @@ pub(crate) fn pbkdf2(password: &[u8], salt: &[u8], rounds: u32) -> Result<[u8; 3
         )
     })?;
     Ok(out)
+}
+
+/// Says in the log whose password was wrong: the current task's.
+pub(crate) fn log_wrong_password(penalty_ms: u64) {
+    // SAFETY: Looks at the current task only.
+    unsafe { c::bdsnap_log_wrong_password(penalty_ms) }
 }
 
 /// Compares in a time that does not depend on where they differ.

@@ -171,7 +171,7 @@ impl Session {
             View::Closed | View::Undo => Restorable::Yes(None),
             View::Interrupted => match self.header.durability {
                 bdsnap_abi::format::Durability::Strict => {
-                    Restorable::Yes(Some("it was interrupted; strict, so nothing was lost"))
+                    Restorable::Yes(Some("it was interrupted; strict, so nothing is missing unless its store failed first"))
                 }
                 bdsnap_abi::format::Durability::Async => Restorable::Lossy(
                     "it was interrupted, and being async may have lost pre-images",
