@@ -6,9 +6,9 @@
 
 . "$(dirname "$0")/../lib.sh"
 
-disk vda 64M
-disk vdb 256M
-disk vdc 160M
+disk vda 48M
+disk vdb 128M
+disk vdc 96M
 disk vdd 64M
 guest "no complaint, nothing left behind" --store none --disk "$dir/vda" --disk "$dir/vdb" --disk "$dir/vdc" \
 	--disk "$dir/vdd" --timeout 450 -- failures.sh

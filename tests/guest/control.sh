@@ -1,8 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The control interface: right and wrong calls, by system call and by ioctl. /dev/vda and vdb are
-# disks, vdc is one with another password's fate; nothing of them may change but by sessions.
+# The control interface: right and wrong calls, by system call and by ioctl, on /dev/vda and vdb.
 
 . "$(dirname "$0")/lib.sh"
 good='s:correct horse'

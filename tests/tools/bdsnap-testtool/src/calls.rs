@@ -66,7 +66,11 @@ impl Argument {
             libc::memset(page, i32::from(b'a'), 4096);
             page
         };
-        Ok(Self { address: page as u64 + 4096 - n.min(4096) as u64, len: n as u64 + 1, _bytes: Vec::new() })
+        Ok(Self {
+            address: page as u64 + 4096 - n.min(4096) as u64,
+            len: n as u64 + 1,
+            _bytes: Vec::new(),
+        })
     }
 }
 
@@ -168,5 +172,7 @@ pub(crate) fn raw(command: u32, pointer: &str) -> Result<()> {
     let pointer = Argument::parse(pointer)?;
     let device = device()?;
     // SAFETY: the kernel checks the pointer; `zeros` is larger than any structure of the ABI.
-    tell(last(i64::from(unsafe { libc::ioctl(device.as_raw_fd(), command.into(), pointer.address) })))
+    tell(last(i64::from(unsafe {
+        libc::ioctl(device.as_raw_fd(), command.into(), pointer.address)
+    })))
 }

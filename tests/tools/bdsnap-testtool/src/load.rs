@@ -47,7 +47,11 @@ fn open(path: &Path) -> Result<File> {
 /// Says that a file system lacks something, and goes on.
 fn lacking(what: &str, result: Result<()>) -> Result<()> {
     match result {
-        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) || e.kind() == ErrorKind::Unsupported || e.raw_os_error() == Some(libc::EPERM) => {
+        Err(e)
+            if e.raw_os_error() == Some(libc::EOPNOTSUPP)
+                || e.kind() == ErrorKind::Unsupported
+                || e.raw_os_error() == Some(libc::EPERM) =>
+        {
             println!("lacks {what}");
             Ok(())
         }
