@@ -61,8 +61,8 @@ broken() {
 }
 # next NAME DEVICE: the session after a broken one works
 next() {
-	local start
-	copy "$2" start
+	local start file=${1//[^a-z0-9]/-}
+	copy "$2" "$file-next.a"
 	mount "$2" /mnt || not_ok "$1: the next mount"
 	random 1 /mnt/next
 	umount /mnt
@@ -70,8 +70,7 @@ next() {
 	is "$1: the next session" closed "${start##* }"
 	try bdsnap-restore "$2" latest --yes
 	is "$1: the next session's restore" 0 $code
-	copy "$2" end
-	cmp /host/start /host/end || not_ok "$1: the next session's restore is not right"
+	copy "$2" "$file-next.b"
 }
 
 full_of /dev/vdc 60
