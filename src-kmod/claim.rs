@@ -19,7 +19,7 @@ use crate::pure::meta::fs_guess;
 use crate::pure::name::ShortString;
 use crate::pure::plan::{Chunks, Geometry, Sectors};
 use crate::registry::{overlap, Bound, Volume};
-use crate::session::{Beginning, Ending, Session, Summary};
+use crate::session::{errno_of, Beginning, Ending, Session, Summary};
 use crate::sys::{self, BdevInfo, Disk, ModuleRef, Page};
 use ::core::sync::atomic::{AtomicU64, Ordering};
 use kernel::bindings;
@@ -152,7 +152,7 @@ fn find_bound(disk: &Disk, range: &Sectors, info: &BdevInfo) -> Result<KVec<Arc<
             .lock()
             .as_ref()
             .is_some_and(|b| overlap(b, disk.as_ptr(), range) || b.is_partition(info));
-        if hit && (!volume.retired.load(Ordering::Relaxed) || volume.is_claimed()) {
+        if hit && volume.takes_claims() {
             found.push(volume.clone(), GFP_KERNEL)?;
         }
     }
@@ -201,7 +201,7 @@ pub(crate) fn backing_file(disk: &Disk) -> Result<Option<KVec<u8>>> {
 pub(crate) fn image_is_mounted(path: &[u8]) -> bool {
     let mut dev = [0; 32];
     (0..256).any(|i| {
-        let look = || -> Result<bool> {
+        let mut look = || -> Result<bool> {
             let attr = CString::try_from_fmt(fmt!("/sys/block/loop{}/dev", i))?;
             let n = sys::read_text(&attr, &mut dev)?;
             let text = ::core::str::from_utf8(&dev[..n]).map_err(|_| EINVAL)?;
@@ -212,7 +212,6 @@ pub(crate) fn image_is_mounted(path: &[u8]) -> bool {
             let same = backing_file(&disk)?.is_some_and(|p| *p == *path);
             Ok(same && disk.is_claimed(0, disk.capacity()))
         };
-        let mut look = look;
         look().unwrap_or(false)
     })
 }
@@ -225,10 +224,7 @@ fn find_image(disk: &Disk) -> Result<Option<Arc<Volume>>> {
         let found = registry
             .volumes
             .iter()
-            .find(|v| {
-                v.image.as_deref() == Some(&*path)
-                    && (!v.retired.load(Ordering::Relaxed) || v.is_claimed())
-            })
+            .find(|v| v.image.as_deref() == Some(&*path) && v.takes_claims())
             .cloned();
         found
     };
@@ -295,7 +291,7 @@ fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo, holder: *mut c_void
     match moved.and_then(|()| start(volume, disk, holder)) {
         Ok(()) => volume.refused.store(0, Ordering::Relaxed),
         Err(e) => {
-            volume.refused.store(-e.to_errno() as u32, Ordering::Relaxed);
+            volume.refused.store(errno_of(e), Ordering::Relaxed);
             // Whatever is written now nobody sees.
             volume.foreign.store(true, Ordering::Relaxed);
             pr_err!("no session could be started: errno {}\n", -e.to_errno());
@@ -425,9 +421,8 @@ fn start(volume: &Arc<Volume>, disk: &Disk, holder: *mut c_void) -> Result {
     volume.arm(&session);
     sys::synchronize_rcu();
     // No write that the hook let pass before is unseen any more.
-    let foreign = volume.foreign.swap(false, Ordering::AcqRel)
-        | (volume.restoring.swap(false, Ordering::AcqRel)
-            && volume.restore_wrote.swap(false, Ordering::AcqRel));
+    volume.abandon_restore();
+    let foreign = volume.foreign.swap(false, Ordering::AcqRel);
     if let Some(tail) = &tail {
         let watched = image_timed
             && tail.load_id == core().load_id
@@ -505,8 +500,8 @@ fn end(volume: &Arc<Volume>) {
     if !last {
         return;
     }
-    // A session that could not be started leaves the one before here.
-    if let Some(session) = volume.session().filter(|s| !s.closing.load(Ordering::Acquire)) {
+    // There is none if it could not be started.
+    if let Some(session) = volume.session() {
         stop(volume, &session);
     }
     if volume.image.is_some() {

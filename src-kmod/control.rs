@@ -12,7 +12,7 @@ use crate::pure::ioctl::*;
 use crate::pure::plan::Sectors;
 use crate::pure::secret::Secret;
 use crate::registry::{self, Bound, Volume};
-use crate::session::Summary;
+use crate::session::{errno_of, Summary};
 use crate::sys::{self, Dir, Disk};
 use ::core::cell::Cell;
 use ::core::sync::atomic::Ordering;
@@ -294,7 +294,7 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     }
     hook::install()?;
     let tested = hook::self_test(r.bound.as_ref().map(|b| &b.disk));
-    let code = tested.err().map_or(0, |e| -e.to_errno() as u32);
+    let code = tested.err().map_or(0, errno_of);
     core().self_test.store(code, Ordering::Release);
     let result = tested.and_then(|()| {
         let durability = durability.unwrap_or(core().params.durability);
@@ -405,15 +405,6 @@ fn stored_tail(volume: &Volume) -> Result<KBox<Tail>> {
     crate::store::read_tail(&volume.name)
 }
 
-/// A restore ends before its end: what it has written is a foreign write.
-fn abort_restore(volume: &Volume) {
-    if volume.restoring.swap(false, Ordering::AcqRel)
-        && volume.restore_wrote.load(Ordering::Acquire)
-    {
-        volume.foreign.store(true, Ordering::Release);
-    }
-}
-
 /// A restore begins or ends.
 fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     let name = user_bytes::<Kmalloc>(request.name, request.name_len, NAME_MAX)?;
@@ -464,7 +455,7 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
                 volume.watched.store(true, Ordering::Release);
             }
         }
-        RESTORE_ABORT => abort_restore(&volume),
+        RESTORE_ABORT => volume.abandon_restore(),
         _ => return Err(EINVAL),
     }
     Ok(())
@@ -657,7 +648,7 @@ pub(crate) struct ControlDevice {
 impl PinnedDrop for ControlDevice {
     fn drop(self: Pin<&mut Self>) {
         if let Some(volume) = self.restoring.lock().take() {
-            abort_restore(&volume);
+            volume.abandon_restore();
         }
     }
 }

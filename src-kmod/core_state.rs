@@ -45,7 +45,6 @@ pub(crate) struct Core {
     pub(crate) params: Params,
     pub(crate) load_id: Id,
     pub(crate) boot_id: Id,
-
     #[pin]
     pub(crate) budget: Budget,
     #[pin]

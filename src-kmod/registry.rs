@@ -10,7 +10,7 @@ use crate::core_state::core;
 use crate::live::{Kind, Token};
 use crate::pure::format::Durability;
 use crate::pure::plan::Sectors;
-use crate::session::{Session, Summary};
+use crate::session::{errno_of, Session, Summary};
 use crate::sys::{gendisk, BdevInfo, BioView, Disk};
 use ::core::ptr::null_mut;
 use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
@@ -25,7 +25,7 @@ pub(crate) struct Bound {
     /// Its sectors there; of a whole disk all that there could be, since disks
     /// grow, and some have no size at first.
     pub(crate) sectors: Sectors,
-    /// The whole disk's device number, for display.
+    /// Its device number; an image's is its loop device's.
     pub(crate) major: u32,
     pub(crate) minor: u32,
     pub(crate) logical_block_size: u32,
@@ -58,7 +58,7 @@ impl Bound {
 pub(crate) struct Life {
     /// Claims by filesystems.
     pub(crate) claims: u64,
-    /// The running session, or the last of this load.
+    /// The running session.
     pub(crate) session: Option<Arc<Session>>,
     /// What is left of the last session, for the status.
     pub(crate) last: Option<Summary>,
@@ -153,9 +153,24 @@ impl Volume {
         self.recording.store(null_mut(), Ordering::Release);
     }
 
-    /// The running session, or the last.
+    /// The running session.
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
         self.life.lock().session.clone()
+    }
+
+    /// Whether a claim of it counts: not once it is deactivated, but for those
+    /// that join a session which then runs on.
+    pub(crate) fn takes_claims(&self) -> bool {
+        !self.retired.load(Ordering::Relaxed) || self.is_claimed()
+    }
+
+    /// A restore ends before its end: what it has written is a foreign write.
+    pub(crate) fn abandon_restore(&self) {
+        if self.restoring.swap(false, Ordering::AcqRel)
+            && self.restore_wrote.load(Ordering::Acquire)
+        {
+            self.foreign.store(true, Ordering::Release);
+        }
     }
 
     /// Whether it is bound to a disk that has not been removed.
@@ -353,9 +368,7 @@ pub(crate) fn settle() -> Result {
         match found {
             Ok(b) => {
                 let refusal = b.disk.check_supported().err();
-                volume
-                    .refused
-                    .store(refusal.map_or(0, |e| -e.to_errno() as u32), Ordering::Relaxed);
+                volume.refused.store(refusal.map_or(0, errno_of), Ordering::Relaxed);
                 *bound = refusal.is_none().then_some(b);
             }
             Err(_) => *bound = None,

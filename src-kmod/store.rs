@@ -162,17 +162,13 @@ impl Files {
         };
         let key = chain_key(&sys::sha256(&session.name));
         match chain.open_file(&c_name(&key)?) {
-            Ok(file) => {
-                let mut bytes = KVec::from_elem(0u8, TAIL_LEN, GFP_KERNEL)?;
-                let n = file.read(&mut bytes, 0)?;
-                match Tail::decode(&bytes[..n]) {
-                    Ok(tail) => {
-                        self.last_seq = tail.chain_seq;
-                        self.tail = Some(KBox::new(tail, GFP_KERNEL)?);
-                    }
-                    Err(_) => self.tail_damaged = true,
+            Ok(file) => match decode_tail(&file)? {
+                Some(tail) => {
+                    self.last_seq = tail.chain_seq;
+                    self.tail = Some(tail);
                 }
-            }
+                None => self.tail_damaged = true,
+            },
             Err(e) if e == ENOENT => {}
             Err(_) => self.tail_damaged = true,
         }
@@ -472,10 +468,17 @@ fn replace(dir: &Dir, name: &[u8], content: &[u8]) -> Result {
 pub(crate) fn read_tail(name: &[u8]) -> Result<KBox<Tail>> {
     let chain = Dir::resolve(&core().store_path()?)?.child(c".bdsnap-chain")?;
     let file = chain.open_file(&c_name(&chain_key(&sys::sha256(name)))?)?;
+    decode_tail(&file)?.ok_or(EINVAL)
+}
+
+/// A tail file's content; `None` if it is not one.
+fn decode_tail(file: &File) -> Result<Option<KBox<Tail>>> {
     let mut bytes = KVec::from_elem(0u8, TAIL_LEN, GFP_KERNEL)?;
     let n = file.read(&mut bytes, 0)?;
-    let tail = Tail::decode(&bytes[..n]).map_err(|_| EINVAL)?;
-    Ok(KBox::new(tail, GFP_KERNEL)?)
+    match Tail::decode(&bytes[..n]) {
+        Ok(tail) => Ok(Some(KBox::new(tail, GFP_KERNEL)?)),
+        Err(_) => Ok(None),
+    }
 }
 
 fn read_marker(store: &Dir) -> Result<Marker> {
