@@ -23,15 +23,20 @@ mod claim;
 mod control;
 mod core_state;
 mod hook;
+mod image;
+mod lifecycle;
 mod live;
 mod look;
 mod params;
+mod raw;
 mod reader;
 mod registry;
 mod releaser;
 mod session;
+mod stack;
 mod store;
 mod sys;
+mod tell;
 mod writer;
 
 #[path = "pure/mod.rs"]
@@ -72,6 +77,10 @@ module! {
         min_free_mib: u32 {
             default: 4294967295,
             description: "Free space in the store in MiB below which sessions break; default 5 %, at most 1 GiB",
+        },
+        raw_idle_s: u32 {
+            default: 10,
+            description: "Seconds without a write after which a raw session ends; 0: no raw sessions",
         },
         sysc_activate: u32 {
             default: 174,
@@ -128,7 +137,7 @@ impl kernel::InPlaceModule for Bdsnap {
             farewell: Farewell,
             bios: sys::BioSets::new()?,
             core: core_state::Guard::new()?,
-            watch: sys::Watch::new(core_state::core().params.hold_timeout_ms / 4)?,
+            watch: sys::Watch::new(hook::ticks(core_state::core().params.hold_timeout_ms).0)?,
             notifiers: sys::Notifiers::new()?,
             forget: Forget,
             system_calls: hook::SystemCalls::new(),

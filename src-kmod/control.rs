@@ -13,6 +13,7 @@ use crate::pure::plan::Sectors;
 use crate::pure::secret::Secret;
 use crate::registry::{self, Bound, Volume};
 use crate::session::{errno_of, Summary};
+use crate::stack;
 use crate::sys::{self, Dir, Disk};
 use ::core::cell::Cell;
 use ::core::sync::atomic::Ordering;
@@ -221,7 +222,7 @@ fn resolve(name: &[u8]) -> Result<Resolved> {
 
 /// The path of the file that a loop device shows; `None` for other disks.
 fn image_behind(disk: &Disk) -> Result<Option<KVec<u8>>> {
-    crate::claim::backing_file(disk)
+    crate::image::backing_file(disk)
 }
 
 /// Whether a registration is of the same device as a name.
@@ -257,11 +258,9 @@ fn find(r: &Resolved) -> Option<Arc<Volume>> {
 }
 
 /// EINVAL if the store is on that device.
-fn check_store(bound: &Bound) -> Result {
+fn check_store(disk: &Disk, sectors: &Sectors) -> Result {
     let Ok(store) = Dir::resolve(&core().store_path()?) else { return Ok(()) };
-    let info = store.info();
-    let range = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
-    if info.disk.is_some_and(|d| registry::overlap(bound, d.as_ptr(), &range)) {
+    if stack::lies_on(&store, disk, sectors)? {
         pr_err!("the store is on that device\n");
         return Err(EINVAL);
     }
@@ -279,14 +278,20 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     let mut flags = 0;
     if let Some(bound) = &r.bound {
         bound.disk.check_supported()?;
-        check_store(bound)?;
+        check_store(&bound.disk, &bound.sectors)?;
         if bound.disk.is_claimed(bound.sectors.start, bound.sectors.end) {
             flags |= CONTROL_MOUNTED;
+        } else {
+            // What was written before is not the first raw session's.
+            bound.disk.sync_caches(bound.sectors.start, bound.sectors.end);
         }
     }
     if let Some(image) = &r.image {
-        if crate::claim::image_is_mounted(image) {
-            flags |= CONTROL_MOUNTED;
+        for disk in crate::image::loops_of(image) {
+            check_store(&disk, &Bound::WHOLE)?;
+            if disk.is_claimed(0, disk.capacity()) {
+                flags |= CONTROL_MOUNTED;
+            }
         }
     }
     if r.absent {
@@ -318,7 +323,7 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
 /// With nothing registered the hooks on bios and claims are not installed. The
 /// caller holds `control`.
 fn remove_hooks_if_idle() {
-    let idle = core().registry.lock().volumes.is_empty() && !crate::claim::any();
+    let idle = core().registry.lock().volumes.is_empty() && !core().claims.lock().any_registered();
     if idle {
         hook::remove();
     }
@@ -336,12 +341,14 @@ fn deactivate(name: &[u8]) -> Result<u64> {
         volume.retired.store(true, Ordering::Relaxed);
         flags |= CONTROL_MOUNTED;
     } else {
+        volume.stop_raw();
         volume.gone.store(true, Ordering::Relaxed);
         let mut registry = core().registry.lock();
         registry.volumes.retain(|v| !Arc::ptr_eq(v, &volume));
         registry.publish()?;
     }
     drop(turning);
+    volume.open_gate();
     drop(volume);
     remove_hooks_if_idle();
     Ok(flags)
@@ -419,6 +426,9 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     let Some(volume) = find(&r) else { return Ok(()) };
     let _turning = volume.turning.lock();
     request.flags |= RESTORE_REGISTERED;
+    if request.phase == RESTORE_BEGIN {
+        volume.stop_raw();
+    }
     let tail = stored_tail(&volume).ok();
     if let Some(tail) = &tail {
         request.tail = tail.session_id;
@@ -571,6 +581,7 @@ fn entry(volume: &Volume) -> (Entry, Option<Summary>) {
         (ENTRY_REFUSED, volume.refused.load(Ordering::Relaxed) != 0),
         (ENTRY_RESTORING, volume.restoring.load(Ordering::Relaxed)),
         (ENTRY_RECORDING, session.is_some()),
+        (ENTRY_RAW, volume.is_raw.load(Ordering::Relaxed)),
     ] {
         if set {
             e.flags |= flag;
@@ -679,6 +690,17 @@ fn wanted_durability(c: &Control) -> Result<Option<Durability>> {
     }
 }
 
+fn settle(flags: u32) -> Result {
+    if flags & !SETTLE_RAW != 0 {
+        return Err(EINVAL);
+    }
+    registry::settle()?;
+    if flags & SETTLE_RAW != 0 {
+        registry::stop_raw()?;
+    }
+    Ok(())
+}
+
 fn control(c: &mut Control, on: bool) -> Result {
     let name = user_bytes::<Kmalloc>(c.name, c.name_len, NAME_MAX)?;
     let password = Password(user_bytes(c.password, c.password_len, PASSWORD_MAX)?);
@@ -710,7 +732,7 @@ impl MiscDevice for ControlDevice {
             IOC_ACTIVATE => exchange::<Control>(arg, |c| c.version, |c| control(c, true)),
             IOC_DEACTIVATE => exchange::<Control>(arg, |c| c.version, |c| control(c, false)),
             IOC_HAND_OVER => exchange::<HandOver>(arg, |h| h.version, hand_over),
-            IOC_SETTLE => exchange::<Simple>(arg, |s| s.version, |_| registry::settle()),
+            IOC_SETTLE => exchange::<Simple>(arg, |s| s.version, |s| settle(s.flags)),
             IOC_STATUS => exchange::<StatusRequest>(arg, |s| s.version, status),
             IOC_RESTORE => exchange::<Restore>(arg, |r| r.version, |r| restore(&me, r)),
             _ => Err(ENOTTY),

@@ -24,6 +24,8 @@ pub(crate) struct Queues {
     pub(crate) write: WorkQueue,
     pub(crate) release: WorkQueue,
     pub(crate) look: WorkQueue,
+    /// Starts and ends raw sessions, and so waits for all of them.
+    pub(crate) raw: WorkQueue,
 }
 
 impl Queues {
@@ -33,6 +35,7 @@ impl Queues {
             write: WorkQueue::new(c"bdsnap_write")?,
             release: WorkQueue::new(c"bdsnap_release")?,
             look: WorkQueue::new(c"bdsnap_look")?,
+            raw: WorkQueue::new(c"bdsnap_raw")?,
         })
     }
 }

@@ -10,7 +10,9 @@
 use crate::core_state::core;
 use crate::live;
 use crate::params::SABOTAGE_NO_HOLD;
-use crate::registry;
+use crate::pure::deadline::LOOKS;
+use crate::pure::format::Kind;
+use crate::registry::{self, Volume, Wait};
 use crate::session::Session;
 use crate::sys::{self, bio, BioView, Disk, HeldBio, Hook};
 use ::core::ptr::null_mut;
@@ -65,7 +67,7 @@ extern "C" fn bdsnap_bio_needs_work(bio: *mut bio) -> bool {
         return TEST_BIO.load(Ordering::Relaxed) == bio.cast();
     }
     // SAFETY: The callback is an RCU read section.
-    unsafe { registry::find_session(&view, |_| ()) }.is_some()
+    unsafe { registry::find_wait(&view, |_| ()) }.is_some()
 }
 
 /// Instead of `submit_bio_noacct`.
@@ -89,16 +91,31 @@ extern "C" fn bdsnap_submit(bio: *mut bio) {
 }
 
 /// Sends a bio on: to a session that must hold it (a first or, behind the one
-/// that has just let it go, another), or to its device.
-pub(crate) fn send_on(bio: HeldBio) {
-    let session: Option<Arc<Session>> = {
-        let _rcu = kernel::sync::rcu::read_lock();
-        // SAFETY: In an RCU read section.
-        unsafe { registry::find_session(&bio.view(), Clone::clone) }
-    };
-    match session {
-        Some(session) => session.park(bio),
-        None => bio.submit(),
+/// that has just let it go, another), to wait for one, or to its device.
+pub(crate) fn send_on(mut bio: HeldBio) {
+    enum Next {
+        Session(Arc<Session>),
+        Gate(Arc<Volume>),
+    }
+    loop {
+        let next = {
+            let _rcu = kernel::sync::rcu::read_lock();
+            // SAFETY: In an RCU read section.
+            unsafe {
+                registry::find_wait(&bio.view(), |wait| match wait {
+                    Wait::Session(s) => Next::Session(s.clone()),
+                    Wait::Gate(v) => Next::Gate(v.clone()),
+                })
+            }
+        };
+        match next {
+            Some(Next::Session(session)) => return session.park(bio),
+            Some(Next::Gate(volume)) => match volume.wait_at_gate(bio) {
+                Ok(()) => return,
+                Err(back) => bio = back,
+            },
+            None => return bio.submit(),
+        }
     }
 }
 
@@ -195,6 +212,7 @@ pub(crate) fn remove() {
     if core().hooks.swap(false, Ordering::AcqRel) {
         CLAIM_AND_BIO.iter().for_each(|&h| sys::hook_remove(h));
         leave(&INSIDE);
+        core().claims.lock().clear();
     }
 }
 
@@ -260,10 +278,35 @@ pub(crate) fn self_test(disk: Option<&Disk>) -> Result {
 
 // --- Notifiers and watch ----------------------------------------------------
 
+/// Longest time between two ticks, in milliseconds.
+const TICK_MS: u64 = 500;
+
+/// The time between two ticks, in milliseconds, and how many of them there are
+/// between two looks at held bios.
+pub(crate) fn ticks(hold_timeout_ms: u64) -> (u64, u64) {
+    let look_ms = hold_timeout_ms / LOOKS as u64;
+    let n = look_ms.div_ceil(TICK_MS).max(1);
+    (look_ms / n, n)
+}
+
 /// Called regularly. Allocates nothing: it may be what frees memory.
 #[no_mangle]
 extern "C" fn bdsnap_tick() {
-    core().for_each_session(|session| session.look());
+    static TICK: AtomicU64 = AtomicU64::new(0);
+    let (_, looks_at) = ticks(core().params.hold_timeout_ms);
+    if TICK.fetch_add(1, Ordering::Relaxed) % looks_at == 0 {
+        core().for_each_session(|session| session.look());
+    }
+    let now_ns = sys::now_boot_ns();
+    registry::for_each_bound(|disk, sectors, volume| {
+        volume.look(now_ns);
+        // Mounted when it was registered, and unmounted since.
+        if volume.unprotected.load(Ordering::Relaxed)
+            && !disk.is_claimed(sectors.start, sectors.end)
+        {
+            volume.unprotected.store(false, Ordering::Relaxed);
+        }
+    });
 }
 
 /// Times 20 ms that a reboot waits for memory to reach the store.
@@ -272,6 +315,7 @@ const REBOOT_LOOKS: u32 = 250;
 /// Before a reboot or a power-off: what is in memory goes to the store.
 #[no_mangle]
 extern "C" fn bdsnap_on_reboot() -> c_int {
+    registry::for_each_bound(|_, _, volume| volume.end_raw());
     core().for_each_session(|session| {
         session.kick_reader();
         session.kick_writer();
@@ -280,7 +324,8 @@ extern "C" fn bdsnap_on_reboot() -> c_int {
     for _ in 0..REBOOT_LOOKS {
         let busy = AtomicU64::new(0);
         core().for_each_session(|s| {
-            busy.fetch_add(s.in_memory.load(Ordering::Relaxed), Ordering::Relaxed);
+            let raw = u64::from(s.kind == Kind::Raw);
+            busy.fetch_add(s.in_memory.load(Ordering::Relaxed) + raw, Ordering::Relaxed);
         });
         if busy.load(Ordering::Relaxed) == 0 {
             break;

@@ -32,6 +32,8 @@ pub(crate) struct Params {
     pub(crate) mem_limit: u64,
     /// Free bytes below which sessions break; `None`: 5 %, at most 1 GiB.
     pub(crate) min_free: Option<u64>,
+    /// Time without a write after which a raw session ends; 0: there are none.
+    pub(crate) raw_idle_ns: u64,
     /// System call numbers; 0: none.
     pub(crate) sysc_activate: u32,
     /// See `sysc_activate`.
@@ -88,6 +90,10 @@ impl Params {
             u32::MAX => None,
             v => Some(u64::from(v) << 20),
         };
+        let raw_idle_ns = match *raw::raw_idle_s.value_ref() {
+            s @ 0..=86_400 => u64::from(s) * 1_000_000_000,
+            s => return bad("raw_idle_s", s.into()),
+        };
         let (sysc_activate, sysc_deactivate) =
             (*raw::sysc_activate.value_ref(), *raw::sysc_deactivate.value_ref());
         if !number_is_free(sysc_activate) {
@@ -109,6 +115,7 @@ impl Params {
             hold_timeout_ms,
             mem_limit,
             min_free,
+            raw_idle_ns,
             sysc_activate,
             sysc_deactivate,
             sabotage,

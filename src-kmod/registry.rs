@@ -7,15 +7,17 @@
 //! RCU: an unregistered device costs one look into it.
 
 use crate::core_state::core;
-use crate::live::{Kind, Token};
-use crate::pure::format::Durability;
+use crate::live::{Kind as Live, Token};
+use crate::pure::format::{Durability, Kind};
 use crate::pure::plan::Sectors;
+use crate::raw::Gate;
 use crate::session::{errno_of, Session, Summary};
 use crate::sys::{gendisk, BdevInfo, BioView, Disk};
 use ::core::ptr::null_mut;
-use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
-use kernel::sync::{new_mutex, new_spinlock, Arc, Mutex, SpinLock};
+use kernel::sync::{new_condvar, new_mutex, new_spinlock, Arc, CondVar, Mutex, SpinLock};
+use kernel::workqueue::{new_work, Work};
 
 /// Where a registered device is now.
 #[derive(Clone)]
@@ -102,6 +104,26 @@ pub(crate) struct Volume {
     pub(crate) retired: AtomicBool,
     /// Deactivated: a claim that has just found it must leave it alone.
     pub(crate) gone: AtomicBool,
+    /// Since when (ns since boot) writes pass because no session could be
+    /// started; 0: they do not.
+    pub(crate) lapsed_ns: AtomicU64,
+    /// The armed session is a raw one.
+    pub(crate) is_raw: AtomicBool,
+    /// It is to be ended.
+    pub(crate) raw_over: AtomicBool,
+    /// There was a write in it since the watch last looked.
+    pub(crate) wrote: AtomicBool,
+    /// When the watch saw that, ns since boot.
+    pub(crate) last_write_ns: AtomicU64,
+    /// Bios that wait for a raw session; see `raw.rs`.
+    #[pin]
+    pub(crate) gate: SpinLock<Gate>,
+    #[pin]
+    pub(crate) gate_moved: CondVar,
+    #[pin]
+    pub(crate) turn_work: Work<Volume, 1>,
+    #[pin]
+    pub(crate) open_work: Work<Volume, 2>,
     _live: Token,
 }
 
@@ -135,7 +157,16 @@ impl Volume {
                 refused: AtomicU32::new(0),
                 retired: AtomicBool::new(false),
                 gone: AtomicBool::new(false),
-                _live: Token::new(Kind::Volumes),
+                lapsed_ns: AtomicU64::new(0),
+                is_raw: AtomicBool::new(false),
+                raw_over: AtomicBool::new(false),
+                wrote: AtomicBool::new(false),
+                last_write_ns: AtomicU64::new(0),
+                gate <- new_spinlock!(Gate::new(), "bdsnap::Volume::gate"),
+                gate_moved <- new_condvar!("bdsnap::Volume::gate_moved"),
+                turn_work <- new_work!("bdsnap::turn"),
+                open_work <- new_work!("bdsnap::open"),
+                _live: Token::new(Live::Volumes),
             }),
             GFP_KERNEL,
         )
@@ -144,13 +175,20 @@ impl Volume {
     /// From now on the hook leads writes to `session`. It must be in
     /// `life.session` already.
     pub(crate) fn arm(&self, session: &Arc<Session>) {
+        self.is_raw.store(session.kind == Kind::Raw, Ordering::Release);
         // INVARIANT: The caller has put it into `life.session`.
         self.recording.store(Arc::as_ptr(session).cast_mut(), Ordering::Release);
     }
 
     /// No longer. Whoever drops the session waits for RCU first.
     pub(crate) fn disarm(&self) {
+        self.is_raw.store(false, Ordering::Release);
         self.recording.store(null_mut(), Ordering::Release);
+    }
+
+    /// Whether the hook leads writes to a session.
+    pub(crate) fn is_recording(&self) -> bool {
+        !self.recording.load(Ordering::Acquire).is_null()
     }
 
     /// The running session.
@@ -175,7 +213,41 @@ impl Volume {
 
     /// Whether it is bound to a disk that has not been removed.
     pub(crate) fn is_present(&self) -> bool {
-        self.bound.lock().as_ref().is_some_and(|b| b.disk.is_alive())
+        let bound = self.bound.lock();
+        let Some(b) = bound.as_ref() else { return false };
+        // A loop device that shows nothing has no size.
+        b.disk.is_alive() && (self.image.is_none() || b.disk.capacity() != 0)
+    }
+
+    /// Whether it is bound to this disk.
+    pub(crate) fn is_on(&self, disk: &Disk) -> bool {
+        self.bound.lock().as_ref().is_some_and(|b| b.disk.as_ptr() == disk.as_ptr())
+    }
+
+    /// It is nowhere any more.
+    pub(crate) fn unbind(&self) {
+        *self.bound.lock() = None;
+        if let Err(e) = core().registry.lock().publish() {
+            pr_err!("table of devices: errno {}\n", -e.to_errno());
+        }
+    }
+
+    /// A write meets the volume while no session records. True: it has to wait
+    /// for one. Else takes note of it.
+    fn meets_gate(&self) -> bool {
+        if self.records_raw() {
+            return true;
+        }
+        // Loads first: the line is written only once.
+        let noted = if self.restoring.load(Ordering::Relaxed) {
+            &self.restore_wrote
+        } else {
+            &self.foreign
+        };
+        if !noted.load(Ordering::Relaxed) {
+            noted.store(true, Ordering::Relaxed);
+        }
+        false
     }
 
     /// Whether a filesystem holds it.
@@ -278,16 +350,34 @@ pub(crate) fn drop_table() {
     swap_table(None);
 }
 
-/// The first session that has to hold this bio, as `take` takes it from the
-/// reference count that the volume holds.
+/// Visits the volumes that the hook knows, in an RCU read section: `visit` must
+/// not sleep.
+pub(crate) fn for_each_bound(visit: impl Fn(&Disk, &Sectors, &Arc<Volume>)) {
+    let _rcu = kernel::sync::rcu::read_lock();
+    // SAFETY: The read section keeps a table that was found.
+    let Some(table) = (unsafe { TABLE.load(Ordering::Acquire).as_ref() }) else { return };
+    for on_disk in table.0.iter().flatten() {
+        for (sectors, volume) in on_disk.volumes.iter() {
+            visit(&on_disk.disk, sectors, volume);
+        }
+    }
+}
+
+/// What a bio has to wait for.
+pub(crate) enum Wait<'a> {
+    /// That a session has saved what it overwrites.
+    Session(&'a Arc<Session>),
+    /// That a raw session is started.
+    Gate(&'a Arc<Volume>),
+}
+
+/// The first that this bio has to wait for, as `take` takes it from the
+/// reference count that the table or the volume holds.
 ///
 /// # Safety
 ///
 /// Only in an RCU read section.
-pub(crate) unsafe fn find_session<T>(
-    bio: &BioView<'_>,
-    take: impl Fn(&Arc<Session>) -> T,
-) -> Option<T> {
+pub(crate) unsafe fn find_wait<T>(bio: &BioView<'_>, take: impl Fn(Wait<'_>) -> T) -> Option<T> {
     // SAFETY: The caller's read section keeps a table that was found.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref() }?;
     let on_disk = table.find(bio.disk())?;
@@ -298,13 +388,8 @@ pub(crate) unsafe fn find_session<T>(
         }
         let session = volume.recording.load(Ordering::Acquire);
         if session.is_null() {
-            // Loads first: the line is written only once.
-            if volume.restoring.load(Ordering::Relaxed) {
-                if !volume.restore_wrote.load(Ordering::Relaxed) {
-                    volume.restore_wrote.store(true, Ordering::Relaxed);
-                }
-            } else if !volume.foreign.load(Ordering::Relaxed) {
-                volume.foreign.store(true, Ordering::Relaxed);
+            if volume.meets_gate() {
+                return Some(take(Wait::Gate(volume)));
             }
             continue;
         }
@@ -313,12 +398,15 @@ pub(crate) unsafe fn find_session<T>(
         // here.
         let session =
             unsafe { ::core::mem::ManuallyDrop::new(Arc::from_raw(session.cast_const())) };
+        if session.kind == Kind::Raw && !volume.wrote.load(Ordering::Relaxed) {
+            volume.wrote.store(true, Ordering::Relaxed);
+        }
         if session.is_broken() {
             continue;
         }
         let Some(chunks) = session.geo.touched(&sectors) else { continue };
         if !session.saved().contains_all(chunks.start, chunks.end) {
-            return Some(take(&session));
+            return Some(take(Wait::Session(&session)));
         }
     }
     None
@@ -330,29 +418,15 @@ pub(crate) fn overlap(bound: &Bound, disk: *mut gendisk, sectors: &Sectors) -> b
 }
 
 /// Looks registered names up again and binds what has come, unbinds what has
-/// gone. Names of image files are bound at their claims only. Walks paths:
-/// never directly in a claim.
+/// gone. Walks paths: never directly in a claim.
 pub(crate) fn settle() -> Result {
-    let volumes = {
-        let registry = core().registry.lock();
-        let mut v = KVec::with_capacity(registry.volumes.len(), GFP_KERNEL)?;
-        for volume in registry.volumes.iter() {
-            v.push(volume.clone(), GFP_KERNEL)?;
-        }
-        v
-    };
     let mut changed = false;
-    for volume in volumes {
+    for volume in all()? {
         if volume.image.is_some() || volume.is_claimed() {
             continue;
         }
         let found = crate::control::bind_by_name(&volume.name);
-        let mut bound = volume.bound.lock();
-        if volume.is_claimed() {
-            // A mount came meanwhile; it has read `bound` or will find it so.
-            continue;
-        }
-        let same = match (&*bound, &found) {
+        let same = match (&*volume.bound.lock(), &found) {
             (Some(a), Ok(b)) => a.disk.as_ptr() == b.disk.as_ptr() && a.sectors == b.sectors,
             (None, Err(_)) => true,
             _ => false,
@@ -360,6 +434,13 @@ pub(crate) fn settle() -> Result {
         if same {
             continue;
         }
+        let _turning = volume.turning.lock();
+        if volume.is_claimed() {
+            // A mount came meanwhile; it has read `bound` or will find it so.
+            continue;
+        }
+        volume.stop_raw();
+        let mut bound = volume.bound.lock();
         if bound.is_some() {
             // It went, if only for a while.
             volume.watched.store(false, Ordering::Relaxed);
@@ -378,5 +459,24 @@ pub(crate) fn settle() -> Result {
     if changed {
         core().registry.lock().publish()?;
     }
+    crate::image::settle()
+}
+
+/// Ends all raw sessions.
+pub(crate) fn stop_raw() -> Result {
+    for volume in all()? {
+        let _turning = volume.turning.lock();
+        volume.stop_raw();
+    }
     Ok(())
+}
+
+/// All registered volumes.
+fn all() -> Result<KVec<Arc<Volume>>> {
+    let registry = core().registry.lock();
+    let mut v = KVec::with_capacity(registry.volumes.len(), GFP_KERNEL)?;
+    for volume in registry.volumes.iter() {
+        v.push(volume.clone(), GFP_KERNEL)?;
+    }
+    Ok(v)
 }

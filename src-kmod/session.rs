@@ -25,10 +25,11 @@
 //! it does not take `Session::files`, which is the writer's.
 
 use crate::core_state::core;
+use crate::lifecycle::Opening;
 use crate::live::{self, Kind, Token};
 use crate::params::Discard;
 use crate::pure::deadline::Watch;
-use crate::pure::format::{Durability, Gap, Id, Sample, State, SAMPLES_MAX};
+use crate::pure::format::{self, Durability, Gap, Id, Sample, State, SAMPLES_MAX};
 use crate::pure::meta::Sampler;
 use crate::pure::name::{ShortString, SESSION_MAX};
 use crate::pure::plan::{Chunks, Geometry};
@@ -46,7 +47,7 @@ const RESERVE: usize = 64;
 
 /// Held bios from which on submitters wait: what a slow disk can read for in
 /// less than the time limit.
-const HELD_MAX: u64 = 1024;
+pub(crate) const HELD_MAX: u64 = 1024;
 
 /// Most slices on their way at a time.
 pub(crate) const RING: usize = 2048;
@@ -176,13 +177,14 @@ pub(crate) struct Ending {
     pub(crate) samples: KVec<Sample>,
     /// Modification time of an image.
     pub(crate) image_mtime_ns: u64,
+    /// The device's size in bytes: it may have grown.
+    pub(crate) device_bytes: u64,
 }
 
 /// What is known at the start and goes into the header.
 #[derive(Clone, Copy)]
 pub(crate) struct Beginning {
     pub(crate) prev_session_id: Id,
-    pub(crate) group_id: Id,
     pub(crate) gap_before: Gap,
     pub(crate) dev_flags: u8,
     pub(crate) head_sha256: [u8; 32],
@@ -271,6 +273,14 @@ pub(crate) struct Session {
     pub(crate) disk: Disk,
     /// When writes are let go.
     pub(crate) durability: Durability,
+    /// What opened it.
+    pub(crate) kind: format::Kind,
+    /// Shared by the devices of one filesystem.
+    pub(crate) group_id: Id,
+    /// There is more than one of them.
+    pub(crate) grouped: AtomicBool,
+    /// One of that filesystem's devices is not registered.
+    pub(crate) group_incomplete: AtomicBool,
     /// Who claims the device; to be compared only.
     pub(crate) holder: usize,
     /// What becomes of discards.
@@ -348,6 +358,15 @@ pub(crate) struct Session {
     _module: ModuleRef,
 }
 
+/// How many bytes a bio counts for while it is held.
+pub(crate) fn weight(bio: &HeldBio) -> u64 {
+    let v = bio.view();
+    match v.op() {
+        sys::OP_DISCARD | sys::OP_SECURE_ERASE | sys::OP_WRITE_ZEROES => 0,
+        _ => v.bytes().into(),
+    }
+}
+
 /// An error as the store and the status say it: positive.
 pub(crate) fn errno_of(error: Error) -> u32 {
     u32::try_from(-error.to_errno()).unwrap_or(5).max(1)
@@ -366,7 +385,7 @@ impl Session {
         volume: &Volume,
         disk: Disk,
         geo: Geometry,
-        holder: usize,
+        opening: &Opening,
         module: ModuleRef,
     ) -> Result<Arc<Self>> {
         let saved = Slots::new(geo.chunks())?;
@@ -387,7 +406,11 @@ impl Session {
                 geo,
                 disk,
                 durability: volume.durability,
-                holder,
+                kind: opening.kind,
+                holder: opening.holder,
+                group_id: opening.group_id,
+                grouped: AtomicBool::new(false),
+                group_incomplete: AtomicBool::new(opening.group_incomplete),
                 discard: core().params.discard,
                 start_ns: sys::now_real_ns(),
                 start_boot_ns: sys::now_boot_ns(),
@@ -502,21 +525,12 @@ impl Session {
         self.ring_len.store(queue.ring.len() as u32, Ordering::Relaxed);
     }
 
-    /// How many bytes a bio counts for while it is held.
-    fn weight(bio: &HeldBio) -> u64 {
-        let v = bio.view();
-        match v.op() {
-            sys::OP_DISCARD | sys::OP_SECURE_ERASE | sys::OP_WRITE_ZEROES => 0,
-            _ => v.bytes().into(),
-        }
-    }
-
     /// Holds a bio until its pre-images are safe. Comes back at once, except
     /// that a submitter that may wait is made to when much is held.
     pub(crate) fn park(self: &Arc<Self>, bio: HeldBio) {
         let patient = !bio.view().is_nowait() && sys::may_throttle();
         bio.prepare();
-        let weight = Self::weight(&bio);
+        let weight = weight(&bio);
         let mut q = self.queue.lock();
         if q.gone || self.is_broken() {
             drop(q);
@@ -548,7 +562,7 @@ impl Session {
     pub(crate) fn uncount(&self, queue: &mut Queue, bio: &HeldBio) {
         queue.released += 1;
         live::add(Kind::Bios, -1);
-        queue.held_bytes = queue.held_bytes.saturating_sub(Self::weight(bio));
+        queue.held_bytes = queue.held_bytes.saturating_sub(weight(bio));
         if queue.held == queue.released {
             self.quiet_if_closing(queue);
         }
@@ -642,7 +656,7 @@ impl WorkItem<4> for Session {
     /// Says that it broke, where waiting does no harm.
     fn run(this: Arc<Session>) {
         let _live = Token::new(Kind::Works);
-        crate::claim::tell_broken(&this);
+        crate::tell::broken(&this);
     }
 }
 

@@ -686,11 +686,52 @@ int bdsnap_read_text(const char *name, char *buf, size_t len)
 	return ret;
 }
 
-int bdsnap_path_resolve(const char *name, struct path *out)
+struct names {
+	struct dir_context ctx;
+	char *buf;
+	size_t len, used;
+};
+
+static bool add_name(struct dir_context *ctx, const char *name, int len, loff_t offset,
+		     u64 ino, unsigned int type)
 {
+	struct names *names = container_of(ctx, struct names, ctx);
+
+	if (name[0] == '.')
+		return true;
+	if (len >= names->len - names->used) {
+		names->used = names->len + 1;
+		return false;
+	}
+	memcpy(names->buf + names->used, name, len);
+	names->buf[names->used + len] = 0;
+	names->used += len + 1;
+	return true;
+}
+
+/* The names in a directory of /sys, each ended by a NUL; returns their bytes. */
+int bdsnap_list_dir(const char *name, char *buf, size_t len)
+{
+	struct names names = { .ctx.actor = add_name, .buf = buf, .len = len };
+	struct file *dir;
 	int ret;
 
-	WITH_INIT_ROOT(ret = kern_path(name, LOOKUP_FOLLOW | LOOKUP_DIRECTORY, out));
+	WITH_INIT_ROOT(dir = filp_open(name, O_RDONLY | O_DIRECTORY, 0));
+	if (IS_ERR(dir))
+		return PTR_ERR(dir);
+	ret = iterate_dir(dir, &names.ctx);
+	bdsnap_close(dir);
+	if (ret < 0)
+		return ret;
+	return names.used <= len ? names.used : -E2BIG;
+}
+
+int bdsnap_path_resolve(const char *name, bool directory, struct path *out)
+{
+	unsigned int flags = LOOKUP_FOLLOW | (directory ? LOOKUP_DIRECTORY : 0);
+	int ret;
+
+	WITH_INIT_ROOT(ret = kern_path(name, flags, out));
 	return ret;
 }
 

@@ -115,7 +115,8 @@ struct bdsnap_store_info {
 	bool read_only;
 	const void *sb;
 };
-int bdsnap_path_resolve(const char *name, struct path *out);
+int bdsnap_list_dir(const char *name, char *buf, size_t len);
+int bdsnap_path_resolve(const char *name, bool directory, struct path *out);
 void bdsnap_path_put(struct path *path);
 void bdsnap_path_info(const struct path *path, struct bdsnap_store_info *out);
 int bdsnap_path_space(const struct path *path, u64 *total, u64 *free);

@@ -8,6 +8,7 @@ use crate::pure::format::*;
 use crate::pure::meta;
 use crate::pure::name::{chain_key, session_dir, ShortString};
 use crate::session::{errno_of, Beginning, Pending, Session, Slice};
+use crate::stack;
 use crate::sys::{self, Dir, File};
 use ::core::fmt::Write;
 use ::core::sync::atomic::Ordering;
@@ -143,11 +144,7 @@ impl Files {
             pr_err!("store is on a filesystem that strict sessions cannot use\n");
             return Err(EINVAL);
         }
-        let dev = session.geo.on_disk();
-        if info.disk.as_ref().is_some_and(|d| d.as_ptr() == session.disk.as_ptr())
-            && info.start < dev.end
-            && dev.start < info.start.saturating_add(info.sectors)
-        {
+        if stack::lies_on(&store, &session.disk, &session.geo.on_disk())? {
             pr_err!("the store is on the device that it should protect\n");
             return Err(EINVAL);
         }
@@ -324,7 +321,7 @@ impl Files {
                 free >> 20,
                 min >> 20
             );
-            crate::claim::tell(session, c"low-space", 0);
+            crate::tell::event(session, c"low-space", 0);
         }
         Ok(())
     }
@@ -418,6 +415,7 @@ impl Files {
         tail.chunk_size = session.geo.chunk_bytes();
         if let Some(ending) = session.ending.lock().as_ref().filter(|_| ended) {
             tail.load_id = core().load_id;
+            tail.device_bytes = ending.device_bytes;
             tail.image_mtime_ns = ending.image_mtime_ns;
             tail.head_sha256 = ending.head_sha256;
             for &sample in ending.samples.iter() {
@@ -500,7 +498,9 @@ fn make_header(session: &Session, b: &Beginning, store_id: &Id, seq: u64) -> Res
     h.session_id = session.id;
     h.store_id = *store_id;
     h.prev_session_id = b.prev_session_id;
-    h.group_id = b.group_id;
+    if session.grouped.load(Ordering::Relaxed) {
+        h.group_id = session.group_id;
+    }
     h.boot_id = core().boot_id;
     h.load_id = core().load_id;
     h.chain_seq = seq;
@@ -514,10 +514,13 @@ fn make_header(session: &Session, b: &Beginning, store_id: &Id, seq: u64) -> Res
     h.logical_block_size = b.logical_block_size;
     h.dev_major = b.dev_major;
     h.dev_minor = b.dev_minor;
-    h.kind = Kind::Mount;
+    h.kind = session.kind;
     h.durability = session.durability;
     h.gap_before = b.gap_before;
     h.dev_flags = b.dev_flags;
+    if session.group_incomplete.load(Ordering::Relaxed) {
+        h.dev_flags |= GROUP_INCOMPLETE;
+    }
     h.head_sha256 = b.head_sha256;
     if !h.set_name(&session.name) {
         return Err(EINVAL);

@@ -132,7 +132,12 @@ mod c {
         ) -> c_int;
         pub(super) fn bdsnap_cwd(buf: *mut c_char, len: usize) -> c_int;
         pub(super) fn bdsnap_read_text(name: *const c_char, buf: *mut c_char, len: usize) -> c_int;
-        pub(super) fn bdsnap_path_resolve(name: *const c_char, out: *mut bindings::path) -> c_int;
+        pub(super) fn bdsnap_list_dir(name: *const c_char, buf: *mut c_char, len: usize) -> c_int;
+        pub(super) fn bdsnap_path_resolve(
+            name: *const c_char,
+            directory: bool,
+            out: *mut bindings::path,
+        ) -> c_int;
         pub(super) fn bdsnap_path_put(path: *mut bindings::path);
         pub(super) fn bdsnap_path_info(path: *const bindings::path, out: *mut RawStoreInfo);
         pub(super) fn bdsnap_path_space(
@@ -884,6 +889,17 @@ pub(crate) fn read_text(name: &CStr, buf: &mut [u8]) -> Result<usize> {
     Ok(n as usize)
 }
 
+/// The names in a directory of /sys, each ended by a NUL; returns their bytes.
+/// E2BIG if `buf` is too small.
+pub(crate) fn list_dir(name: &CStr, buf: &mut [u8]) -> Result<usize> {
+    // SAFETY: `buf` is writable for its length.
+    let n = unsafe { c::bdsnap_list_dir(name.as_char_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
+    if n < 0 {
+        return Err(Error::from_errno(n));
+    }
+    Ok(n as usize)
+}
+
 /// A directory, pinned.
 pub(crate) struct Dir {
     path: bindings::path,
@@ -929,7 +945,13 @@ impl Dir {
     /// An absolute name, in PID 1's root.
     pub(crate) fn resolve(name: &CStr) -> Result<Self> {
         // SAFETY: `out` is writable.
-        Self::with(|out| unsafe { c::bdsnap_path_resolve(name.as_char_ptr(), out) })
+        Self::with(|out| unsafe { c::bdsnap_path_resolve(name.as_char_ptr(), true, out) })
+    }
+
+    /// The same for a name of any kind; only good for `info`.
+    pub(crate) fn resolve_any(name: &CStr) -> Result<Self> {
+        // SAFETY: As above.
+        Self::with(|out| unsafe { c::bdsnap_path_resolve(name.as_char_ptr(), false, out) })
     }
 
     /// A directory in this one; no link, no mount.
@@ -1217,4 +1239,13 @@ impl Disk {
         // SAFETY: A disk's queue lives as long as the disk.
         unsafe { (*(*self.as_ptr()).queue).limits.logical_block_size }
     }
+}
+
+/// A device number as sysfs writes it, `MAJOR:MINOR`.
+pub(crate) fn devt(text: &[u8]) -> Result<u32> {
+    let text = core::str::from_utf8(text).map_err(|_| EINVAL)?;
+    let (major, minor) = text.split_once(':').ok_or(EINVAL)?;
+    let major: u32 = major.parse().map_err(|_| EINVAL)?;
+    let minor: u32 = minor.parse().map_err(|_| EINVAL)?;
+    Ok(major << 20 | minor)
 }

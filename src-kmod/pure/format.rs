@@ -180,6 +180,8 @@ pub const DEV_IMAGE: u8 = 1;
 pub const DEV_PARTITION: u8 = 2;
 /// Header flag: raw writes were in flight at the session's very start.
 pub const RAW_IN_FLIGHT: u8 = 4;
+/// Header flag: a device of the same filesystem was not registered.
+pub const GROUP_INCOMPLETE: u8 = 8;
 
 /// The beginning of `blocks.map`: what the session is, written once.
 ///
@@ -229,7 +231,7 @@ pub struct Header {
     pub durability: Durability,
     /// The link to the session before.
     pub gap_before: Gap,
-    /// [`DEV_IMAGE`], [`DEV_PARTITION`], [`RAW_IN_FLIGHT`].
+    /// [`DEV_IMAGE`], [`DEV_PARTITION`], [`RAW_IN_FLIGHT`], [`GROUP_INCOMPLETE`].
     pub dev_flags: u8,
     /// SHA-256 of the device's first [`HEAD_LEN`] bytes (or all, if smaller)
     /// at the start; zeros if it could not be read.

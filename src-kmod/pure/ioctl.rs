@@ -96,15 +96,19 @@ pub struct HandOver {
     pub registered: u64,
 }
 
-/// For calls that say nothing else.
+/// For [`IOC_SETTLE`].
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Simple {
     /// [`ABI_VERSION`].
     pub version: u32,
-    /// Must be 0.
+    /// [`SETTLE_RAW`] or 0.
     pub flags: u32,
 }
+
+/// For [`IOC_SETTLE`]: raw sessions are to be ended, as if nobody had written
+/// for a while.
+pub const SETTLE_RAW: u32 = 1;
 
 /// For [`IOC_STATUS`]: the answer is a [`StatusHead`], then the entries.
 #[repr(C)]
@@ -333,6 +337,8 @@ pub const ENTRY_UNPROTECTED: u64 = 16;
 pub const ENTRY_REFUSED: u64 = 32;
 /// A restore is writing to it.
 pub const ENTRY_RESTORING: u64 = 64;
+/// The session that records is a raw one.
+pub const ENTRY_RAW: u64 = 128;
 
 const _: () = {
     assert!(core::mem::size_of::<Control>() == 48);

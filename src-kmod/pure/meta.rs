@@ -5,7 +5,9 @@
 //! The first keys are those of the original module's file. The truth is
 //! `blocks.map`; whoever restores reads that.
 
-use super::format::{Header, Id, Kind, Status, DEV_IMAGE, DEV_PARTITION, RAW_IN_FLIGHT};
+use super::format::{
+    Header, Id, Kind, Status, DEV_IMAGE, DEV_PARTITION, GROUP_INCOMPLETE, RAW_IN_FLIGHT,
+};
 use super::name::{hex, ShortString, Utc};
 use core::fmt::{Result, Write};
 
@@ -50,6 +52,7 @@ pub fn write_json(
     obj.boolean("image", header.dev_flags & DEV_IMAGE != 0)?;
     obj.boolean("partition", header.dev_flags & DEV_PARTITION != 0)?;
     obj.boolean("raw_writes_in_flight", header.dev_flags & RAW_IN_FLIGHT != 0)?;
+    obj.boolean("group_incomplete", header.dev_flags & GROUP_INCOMPLETE != 0)?;
     obj.bytes("state", status.state.as_str().as_bytes())?;
     if status.end_ns != 0 {
         obj.time("end", status.end_ns)?;

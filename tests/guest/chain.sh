@@ -28,7 +28,8 @@ refused() {
 	copy "$device" "$file.b"
 }
 
-load
+# Without raw sessions writes between sessions are gaps; with them see raw.sh.
+load raw_idle_s=0
 for device in /dev/vd[a-g]; do
 	make_fs ext4 "$device"
 	sync
@@ -134,7 +135,7 @@ restore "not over it" 0 $device latest
 device=/dev/vdf
 session $device 1
 rmmod bdsnap
-load
+load raw_idle_s=0
 activate $device
 session $device 2
 is "module loaded anew in between: unknown" unknown "$(gap 1 $device)"

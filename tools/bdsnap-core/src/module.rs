@@ -60,6 +60,10 @@ pub trait Control {
     /// Reads the status.
     fn status(&self) -> Result<ModuleStatus>;
 
+    /// Ends the raw sessions that are running, as if nobody had written for a
+    /// while.
+    fn end_raw(&self) -> Result<()>;
+
     /// A restore of a device begins.
     ///
     /// # Errors
@@ -151,7 +155,7 @@ impl Module {
 
     /// Makes the module look registered names up again.
     pub fn settle(&self) -> Result<()> {
-        crate::sys::settle(self.file.as_fd())
+        crate::sys::settle(self.file.as_fd(), 0)
             .map_err(|e| Error::io("the module could not look the names up", &e))
     }
 }
@@ -176,12 +180,17 @@ impl Control for Module {
         }
     }
 
+    fn end_raw(&self) -> Result<()> {
+        crate::sys::settle(self.file.as_fd(), ioctl::SETTLE_RAW)
+            .map_err(|e| Error::io("the module could not end raw sessions", &e))
+    }
+
     fn restore_begin(&self, name: &[u8]) -> Result<Watch> {
         match crate::sys::restore(self.file.as_fd(), ioctl::RESTORE_BEGIN, name) {
             Ok(r) => Ok(Watch { flags: r.flags, tail: r.tail }),
             Err(e) => match e.raw_os_error() {
                 Some(libc::EBUSY) => Err(Error::refused("a session is recording on the device")
-                    .hint("unmount it, or wait for a raw session to end, and try again")),
+                    .hint("unmount it and try again")),
                 Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTBLK) => {
                     Ok(Watch { flags: 0, tail: NO_ID })
                 }

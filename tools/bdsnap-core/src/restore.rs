@@ -340,6 +340,10 @@ pub fn prepare<'a>(
     stop: &Stop<'_>,
 ) -> Result<Prepared<'a>> {
     let Request { store, target, accept, .. } = *request;
+    // What was written raw a moment ago is part of the chain.
+    if let Some(module) = &module {
+        module.end_raw()?;
+    }
     // For wrong names and for running sessions, before the device is touched.
     let status = module.as_ref().map(|m| m.status()).transpose()?;
     let (chain, from, _) = find(request)?;

@@ -113,9 +113,9 @@ pub(crate) fn hand_over(
     Ok(arg.registered)
 }
 
-/// Makes the module look registered names up again.
-pub(crate) fn settle(fd: BorrowedFd<'_>) -> io::Result<()> {
-    let mut arg = Simple { version: bdsnap_abi::ioctl::ABI_VERSION, flags: 0 };
+/// Makes the module look registered names up again; `flags` is 0 or `SETTLE_RAW`.
+pub(crate) fn settle(fd: BorrowedFd<'_>, flags: u32) -> io::Result<()> {
+    let mut arg = Simple { version: bdsnap_abi::ioctl::ABI_VERSION, flags };
     control(fd, IOC_SETTLE, &mut arg)
 }
 

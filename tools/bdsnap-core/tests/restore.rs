@@ -59,6 +59,10 @@ impl Control for Fake {
         Ok(ModuleStatus { head, entries: vec![running] })
     }
 
+    fn end_raw(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn restore_begin(&self, name: &[u8]) -> Result<Watch> {
         assert_eq!(name, self.image.as_os_str().as_encoded_bytes());
         *self.world.before.borrow_mut() = fs::read(&self.image).unwrap();

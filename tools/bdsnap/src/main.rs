@@ -34,7 +34,7 @@ enum Command {
     /// Set the password for 'activate' and 'deactivate'
     Passwd(Passwd),
     /// Make the module look for registered devices again
-    Settle,
+    Settle(Settle),
     /// Show what the module protects
     Status(Status),
     /// List the sessions in the store
@@ -52,6 +52,13 @@ struct Password {
     /// Read the password from standard input
     #[arg(long)]
     password_stdin: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Settle {
+    /// End raw sessions now, instead of after some seconds without a write
+    #[arg(long)]
+    raw: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -157,7 +164,7 @@ impl Command {
             | Self::Activate(_)
             | Self::Deactivate(_)
             | Self::Passwd(_)
-            | Self::Settle => false,
+            | Self::Settle(_) => false,
         }
     }
 }
@@ -175,7 +182,7 @@ fn run(cli: &Cli) -> Result<Done, Error> {
         Command::Activate(c) => commands::control::activate(common, c),
         Command::Deactivate(c) => commands::control::deactivate(common, c),
         Command::Passwd(c) => commands::passwd::run(common, c),
-        Command::Settle => commands::control::settle(common),
+        Command::Settle(args) => commands::control::settle(common, args),
         Command::Status(c) => commands::status::run(common, c),
         Command::List(c) => commands::list::run(common, c),
         Command::Verify(c) => commands::verify::run(common, c),

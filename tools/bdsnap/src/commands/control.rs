@@ -14,7 +14,7 @@ use bdsnap_core::store::{Init, Store};
 use bdsnap_core::{text, Error, Kind};
 
 use super::passwd;
-use crate::{Activate, Deactivate, Durability, Registration, Via};
+use crate::{Activate, Deactivate, Durability, Registration, Settle, Via};
 
 pub(crate) fn activate(common: &Common, args: &Activate) -> Result<Done, Error> {
     let durability = match args.durability {
@@ -61,9 +61,14 @@ pub(crate) fn deactivate(common: &Common, args: &Deactivate) -> Result<Done, Err
     persist(common, registration, false)
 }
 
-pub(crate) fn settle(common: &Common) -> Result<Done, Error> {
-    Module::require()?.settle()?;
+pub(crate) fn settle(common: &Common, args: &Settle) -> Result<Done, Error> {
+    let module = Module::require()?;
+    module.settle()?;
     common.say_more("the module looked its devices up again");
+    if args.raw {
+        module.end_raw()?;
+        common.say_more("raw sessions are ended");
+    }
     Ok(Done::OK)
 }
 

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use bdsnap_abi::format::{Gap, State};
 use bdsnap_abi::ioctl::{
-    Entry, StatusHead, ENTRY_IMAGE, ENTRY_PRESENT, ENTRY_RECORDING, ENTRY_REFUSED, ENTRY_RESTORING,
+    Entry, StatusHead, ENTRY_IMAGE, ENTRY_PRESENT, ENTRY_RAW, ENTRY_RECORDING, ENTRY_REFUSED, ENTRY_RESTORING,
     ENTRY_UNPROTECTED, ENTRY_WRITTEN, LIVE_KINDS, MODULE_HOOKS, MODULE_SEALED, MODULE_SECRET,
     MODULE_SYSCALLS,
 };
@@ -164,6 +164,7 @@ fn device(r: &Registration) -> Value {
         "device_raw": text::raw_hex(&r.name),
         "present": set(e, ENTRY_PRESENT),
         "recording": set(e, ENTRY_RECORDING),
+        "raw": set(e, ENTRY_RAW),
         "written": set(e, ENTRY_WRITTEN),
         "image": set(e, ENTRY_IMAGE),
         "unprotected": set(e, ENTRY_UNPROTECTED),
@@ -282,10 +283,12 @@ fn entry(out: &mut String, r: &Registration) -> std::fmt::Result {
         "a restore is writing".into()
     } else if set(e, ENTRY_UNPROTECTED) {
         "NOT YET: was mounted when it was activated; unmount and mount it".into()
+    } else if set(e, ENTRY_RAW) {
+        "recording raw writes".into()
     } else if set(e, ENTRY_RECORDING) {
         format!("recording, {}", text::count(e.claims, "claim"))
     } else {
-        "from the next mount on".into()
+        "from the next mount or write on".into()
     };
     writeln!(out, "  protected  {protection}")?;
     if e.state != 0 {

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Image files: which loop device shows a registered one.
+//!
+//! What sysfs says of a loop device is the only source: its backing file's
+//! path, as the kernel sees it now.
+
+use crate::core_state::core;
+use crate::registry::{Bound, Volume};
+use crate::sys::{self, Disk};
+use kernel::prelude::*;
+use kernel::str::CString;
+use kernel::sync::Arc;
+
+/// Loop devices that are looked at when one is searched.
+const LOOPS: u32 = 256;
+
+/// What sysfs says of a loop device.
+fn loop_attribute(disk: &Disk, attribute: &str, buf: &mut [u8]) -> Result<usize> {
+    let mut name = [0; 32];
+    let n = disk.name(&mut name);
+    let name = ::core::str::from_utf8(&name[..n]).map_err(|_| EINVAL)?;
+    sys::read_text(&CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?, buf)
+}
+
+pub(crate) fn loop_number(disk: &Disk, attribute: &str) -> u64 {
+    let mut buf = [0; 32];
+    loop_attribute(disk, attribute, &mut buf)
+        .ok()
+        .and_then(|n| ::core::str::from_utf8(&buf[..n]).ok()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The path of the file that a loop device shows; `None` for other disks.
+pub(crate) fn backing_file(disk: &Disk) -> Result<Option<KVec<u8>>> {
+    let mut name = [0; 32];
+    let n = disk.name(&mut name);
+    if !name[..n].starts_with(b"loop") {
+        return Ok(None);
+    }
+    let mut path = KVec::from_elem(0u8, 4096 + 16, GFP_KERNEL)?;
+    let Ok(n) = loop_attribute(disk, "backing_file", &mut path) else { return Ok(None) };
+    path.truncate(n);
+    Ok(Some(path))
+}
+
+/// The `i`-th loop device and the path of the file that it shows.
+fn loop_device(i: u32) -> Result<(Disk, KVec<u8>)> {
+    let mut dev = [0; 32];
+    let attr = CString::try_from_fmt(fmt!("/sys/block/loop{}/dev", i))?;
+    let n = sys::read_text(&attr, &mut dev)?;
+    let (disk, _) = Disk::by_devt(sys::devt(&dev[..n])?)?;
+    let path = backing_file(&disk)?.ok_or(ENXIO)?;
+    Ok((disk, path))
+}
+
+/// The loop devices that show this file.
+pub(crate) fn loops_of(path: &[u8]) -> impl Iterator<Item = Disk> + '_ {
+    (0..LOOPS)
+        .filter_map(|i| loop_device(i).ok())
+        .filter_map(|(disk, p)| (*p == *path).then_some(disk))
+}
+
+/// Binds registered images that nobody has mounted to loop devices that show
+/// them, so that raw writes are seen. Walks paths.
+pub(crate) fn settle() -> Result {
+    if !core().registry.lock().volumes.iter().any(|v| v.image.is_some()) {
+        return Ok(());
+    }
+    for i in 0..LOOPS {
+        let Ok((disk, path)) = loop_device(i) else { continue };
+        let Some(volume) = registered(&path) else { continue };
+        let _turning = volume.turning.lock();
+        let here = volume.bound.lock().as_ref().map(|b| b.disk.clone());
+        // The loop device that it was bound to may show another file by now.
+        let still = match &here {
+            Some(disk) => shows(disk, &path),
+            None => false,
+        };
+        if !still && volume.session().is_none() && !volume.is_claimed() {
+            bind(&volume, &disk)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a loop device shows this file now.
+pub(crate) fn shows(disk: &Disk, path: &[u8]) -> bool {
+    backing_file(disk).is_ok_and(|p| p.is_some_and(|p| *p == *path))
+}
+
+/// The registered image of this path.
+fn registered(path: &[u8]) -> Option<Arc<Volume>> {
+    let registry = core().registry.lock();
+    let found = registry
+        .volumes
+        .iter()
+        .find(|v| v.image.as_deref() == Some(path) && v.takes_claims())
+        .cloned();
+    found
+}
+
+/// The registered image that a loop device shows.
+pub(crate) fn find(disk: &Disk) -> Result<Option<Arc<Volume>>> {
+    let Some(path) = backing_file(disk)? else { return Ok(None) };
+    let Some(volume) = registered(&path) else { return Ok(None) };
+    Ok(Some(volume))
+}
+
+/// Binds an image to the loop device that shows it now. The caller has the
+/// volume's `turning` lock, and no session runs.
+pub(crate) fn bind(volume: &Volume, disk: &Disk) -> Result {
+    let mut bound = volume.bound.lock();
+    if bound.as_ref().is_some_and(|b| b.disk.as_ptr() == disk.as_ptr()) {
+        return Ok(());
+    }
+    let (major, minor) = disk.number();
+    *bound = Some(Bound {
+        disk: disk.clone(),
+        sectors: Bound::WHOLE,
+        major,
+        minor,
+        logical_block_size: disk.logical_block_size(),
+        partition: false,
+    });
+    drop(bound);
+    if let Err(e) = core().registry.lock().publish() {
+        *volume.bound.lock() = None;
+        return Err(e);
+    }
+    Ok(())
+}

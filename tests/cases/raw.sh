@@ -1,0 +1,23 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# timeout: 900
+#
+# Raw sessions: what writes to a registered device without a file system of its own.
+
+. "$(dirname "$0")/../lib.sh"
+
+options=()
+for name in a b c d e f g h; do
+	disk vd$name 64M
+	options+=(--disk "$dir/vd$name")
+done
+guest "no complaint, nothing left behind" "${options[@]}" --timeout 850 -- raw.sh
+pairs=0
+for file in "$share"/*.a; do
+	[ -e "$file" ] || continue
+	name=$(basename "$file" .a)
+	equal "as it should be: $name" "$file" "$share/$name.b"
+	pairs=$((pairs + 1))
+done
+[ $pairs -ge 8 ] || not_ok "all pairs: only $pairs"
+exit $failed
