@@ -15,11 +15,13 @@
 //! | `store` | the files under /snapshot |
 //! | `look` | names, looked up by a worker with a limit on time |
 //! | `pure/` | formats and logic, shared with the tools and tested without a kernel |
+//! | `compat` | what differs between kernel versions, in Rust |
 //! | `sys`, `shim.c` | the border to C |
 
 mod auth;
 mod budget;
 mod claim;
+mod compat;
 mod control;
 mod core_state;
 mod hook;
@@ -44,7 +46,7 @@ mod writer;
 mod pure;
 
 use control::ControlDevice;
-use kernel::miscdevice::{MiscDeviceOptions, MiscDeviceRegistration};
+use kernel::miscdevice::MiscDeviceRegistration;
 use kernel::prelude::*;
 
 module! {
@@ -141,7 +143,7 @@ impl kernel::InPlaceModule for Bdsnap {
             notifiers: sys::Notifiers::new()?,
             forget: Forget,
             system_calls: hook::SystemCalls::new(),
-            control <- MiscDeviceRegistration::register(MiscDeviceOptions { name: c"bdsnap" }),
+            control <- compat::register_control_device(),
             _: { core_state::core().set_device(control.as_raw()) },
         })
     }

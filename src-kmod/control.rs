@@ -4,6 +4,7 @@
 //! system calls, which come to the same functions.
 
 use crate::auth;
+use crate::compat::errno;
 use crate::core_state::{core, Core};
 use crate::hook;
 use crate::live;
@@ -26,11 +27,6 @@ use kernel::str::{CStr, CString};
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::transmute::{AsBytes, FromBytes};
 use kernel::uaccess::{UserPtr, UserSlice};
-
-/// ENAMETOOLONG and others that the `kernel` crate of 7.2 does not name.
-fn errno(e: u32) -> Error {
-    Error::from_errno(-(e as i32))
-}
 
 fn too_long() -> Error {
     errno(kernel::bindings::ENAMETOOLONG)

@@ -7,6 +7,7 @@
 //! runs instead of the hooked function only where the decision said so, in
 //! the caller's context.
 
+use crate::compat::errno;
 use crate::core_state::core;
 use crate::live;
 use crate::params::SABOTAGE_NO_HOLD;
@@ -339,7 +340,7 @@ extern "C" fn bdsnap_on_reboot() -> c_int {
 #[no_mangle]
 extern "C" fn bdsnap_on_hibernate() -> c_int {
     core().for_each_session(|session| {
-        session.break_with(ECANCELED, session.geo.on_disk().start);
+        session.break_with(errno(bindings::ECANCELED), session.geo.on_disk().start);
     });
     0
 }

@@ -2,6 +2,7 @@
 
 //! The module's parameters, checked and with their defaults worked out.
 
+use crate::compat::number;
 use crate::module_parameters as raw;
 use crate::pure::format::{chunk_size_is_valid, Durability};
 use crate::sys;
@@ -61,32 +62,32 @@ fn bad<T>(name: &str, value: u64) -> Result<T> {
 impl Params {
     /// Reads and checks them.
     pub(crate) fn read() -> Result<Self> {
-        let chunk_size = *raw::chunk_size.value_ref();
+        let chunk_size = number(raw::chunk_size.value());
         if !chunk_size_is_valid(chunk_size) {
             return bad("chunk_size", chunk_size.into());
         }
-        let durability = match *raw::durability.value_ref() {
+        let durability = match number(raw::durability.value()) {
             1 => Durability::Strict,
             2 => Durability::Async,
             v => return bad("durability", v.into()),
         };
-        let discard = match *raw::discard.value_ref() {
+        let discard = match number(raw::discard.value()) {
             0 => Discard::Absorb,
             1 => Discard::Copy,
             2 => Discard::Pass,
             v => return bad("discard", v.into()),
         };
-        let hold_timeout_ms: u64 = (*raw::hold_timeout_ms.value_ref()).into();
+        let hold_timeout_ms: u64 = number(raw::hold_timeout_ms.value()).into();
         if !(100..=3_600_000).contains(&hold_timeout_ms) {
             return bad("hold_timeout_ms", hold_timeout_ms);
         }
-        let mib: u64 = (*raw::mem_limit_mib.value_ref()).into();
+        let mib: u64 = number(raw::mem_limit_mib.value()).into();
         let mem_limit = match mib {
             0 => (64 << 20).min(sys::total_ram() / 16).max(2 << 20),
             1..=65_536 => mib << 20,
             _ => return bad("mem_limit_mib", mib),
         };
-        let min_free = match *raw::min_free_mib.value_ref() {
+        let min_free = match number(raw::min_free_mib.value()) {
             u32::MAX => None,
             v => Some(u64::from(v) << 20),
         };
@@ -95,7 +96,7 @@ impl Params {
             s => return bad("raw_idle_s", s.into()),
         };
         let (sysc_activate, sysc_deactivate) =
-            (*raw::sysc_activate.value_ref(), *raw::sysc_deactivate.value_ref());
+            (number(raw::sysc_activate.value()), number(raw::sysc_deactivate.value()));
         if !number_is_free(sysc_activate) {
             return bad("sysc_activate", sysc_activate.into());
         }
@@ -104,7 +105,7 @@ impl Params {
         {
             return bad("sysc_deactivate", sysc_deactivate.into());
         }
-        let sabotage = *raw::sabotage.value_ref();
+        let sabotage = number(raw::sabotage.value());
         if sabotage != 0 {
             pr_warn!("sabotage={}: for tests only, nothing is protected\n", sabotage);
         }
