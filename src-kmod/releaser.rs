@@ -71,8 +71,7 @@ fn finish(this: &Arc<Session>, bio: HeldBio) {
 /// Passes a discard's saved parts and completes the others as if done: the
 /// device keeps their content, which is their pre-image.
 fn absorb(this: &Arc<Session>, mut bio: HeldBio) {
-    loop {
-        let Some(all) = bio.view().sectors() else { break };
+    while let Some(all) = bio.view().sectors() {
         let dev = this.geo.on_disk();
         let Some(Chunks { start, end }) = this.geo.touched(&all) else { break };
         if all.start < dev.start {
