@@ -86,12 +86,69 @@ static void notrace on_submit(unsigned long ip, unsigned long parent,
 		ftrace_regs_set_instruction_pointer(fregs, (unsigned long)bdsnap_submit);
 }
 
+/*
+ * Before 7.3 f2fs opens the further devices of a filesystem with the same
+ * holder as the first, its superblock, but without operations, as all who are
+ * no filesystem do. So its superblocks are remembered until they give the
+ * first device back. Many more mounts than fit would have to be under way at
+ * a time for one to be forgotten too early.
+ */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 3, 0)
+static void *f2fs_supers[32];
+static atomic_t f2fs_next;
+
+static void notrace f2fs_remember(void *holder, const void *hops)
+{
+	struct super_block *sb = holder;
+
+	/* With other operations the holder may be anything. */
+	if (hops == &fs_holder_ops && !strcmp(sb->s_type->name, "f2fs"))
+		WRITE_ONCE(f2fs_supers[(unsigned int)atomic_inc_return(&f2fs_next) %
+				       ARRAY_SIZE(f2fs_supers)], sb);
+}
+
+static bool notrace f2fs_holds(const void *holder)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(f2fs_supers); i++)
+		if (READ_ONCE(f2fs_supers[i]) == holder)
+			return true;
+	return false;
+}
+
+static void notrace f2fs_forget(const void *holder)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(f2fs_supers); i++)
+		if (READ_ONCE(f2fs_supers[i]) == holder)
+			WRITE_ONCE(f2fs_supers[i], NULL);
+}
+
+static void f2fs_forget_all(void)
+{
+	memset(f2fs_supers, 0, sizeof(f2fs_supers));
+}
+#else
+static inline void f2fs_remember(void *holder, const void *hops) { }
+static inline bool f2fs_holds(const void *holder) { return false; }
+static inline void f2fs_forget(const void *holder) { }
+static inline void f2fs_forget_all(void) { }
+#endif
+
 static void notrace on_open(unsigned long ip, unsigned long parent,
 			    struct ftrace_ops *ops, struct ftrace_regs *fregs)
 {
+	void *holder = (void *)ftrace_regs_get_argument(fregs, 2);
+	const void *hops = (const void *)ftrace_regs_get_argument(fregs, 3);
+
 	/* A filesystem's claim has a holder and operations; scans do not. */
-	if (!ftrace_regs_get_argument(fregs, 2) || !ftrace_regs_get_argument(fregs, 3) ||
-	    own_call(parent, bdsnap_orig_open))
+	if (!holder || own_call(parent, bdsnap_orig_open))
+		return;
+	if (hops)
+		f2fs_remember(holder, hops);
+	else if (!f2fs_holds(holder))
 		return;
 	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)bdsnap_open);
 }
@@ -101,7 +158,10 @@ static void notrace on_fput(unsigned long ip, unsigned long parent,
 {
 	struct file *file = (struct file *)ftrace_regs_get_argument(fregs, 0);
 
-	if (own_call(parent, bdsnap_orig_fput) || !bdsnap_fput_needs_work(file))
+	if (own_call(parent, bdsnap_orig_fput))
+		return;
+	f2fs_forget(file->private_data);
+	if (!bdsnap_fput_needs_work(file))
 		return;
 	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)bdsnap_fput);
 }
@@ -166,6 +226,8 @@ int bdsnap_hook_install(enum bdsnap_hook which)
 
 	if (!ip)
 		return -ENOENT;
+	if (which == BDSNAP_HOOK_OPEN)
+		f2fs_forget_all();
 	ops->flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT;
 	ret = ftrace_set_filter_ip(ops, ip, 0, 0);
 	if (ret)

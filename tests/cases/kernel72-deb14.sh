@@ -1,0 +1,8 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# tags: full
+# timeout: 1500
+#
+# The same as Debian 14 builds it, with another rustc and another gcc.
+
+exec "$(dirname "$0")/kernel72.sh" 7.2.12+deb14-amd64
