@@ -15,6 +15,8 @@ not_ok() { echo "not ok $*" >&3; }
 skip() { echo "skip $*" >&3; }
 # is NAME EXPECTED ACTUAL
 is() { if [ "$2" = "$3" ]; then ok "$1"; else not_ok "$1: expected '$2', got '$3'"; fi; }
+# differ NAME A B
+differ() { if [ "$2" != "$3" ]; then ok "$1"; else not_ok "$1: both are '$2'"; fi; }
 # Like `is`, but a success is too small to be told.
 must() { [ "$2" = "$3" ] || not_ok "$1: expected '$2', got '$3'"; }
 # atmost NAME LIMIT ACTUAL, atleast NAME LIMIT ACTUAL
