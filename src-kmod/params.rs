@@ -91,7 +91,7 @@ impl Params {
             u32::MAX => None,
             v => Some(u64::from(v) << 20),
         };
-        let raw_idle_ns = match *raw::raw_idle_s.value_ref() {
+        let raw_idle_ns = match number(raw::raw_idle_s.value()) {
             s @ 0..=86_400 => u64::from(s) * 1_000_000_000,
             s => return bad("raw_idle_s", s.into()),
         };
