@@ -275,7 +275,7 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     if let Some(bound) = &r.bound {
         bound.disk.check_supported()?;
         check_store(&bound.disk, &bound.sectors)?;
-        if bound.disk.is_claimed(bound.sectors.start, bound.sectors.end) {
+        if bound.disk.is_mounted(bound.sectors.start, bound.sectors.end) {
             flags |= CONTROL_MOUNTED;
         } else {
             // What was written before is not the first raw session's.
@@ -285,7 +285,7 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     if let Some(image) = &r.image {
         for disk in crate::image::loops_of(image) {
             check_store(&disk, &Bound::WHOLE)?;
-            if disk.is_claimed(0, disk.capacity()) {
+            if disk.is_mounted(0, disk.capacity()) {
                 flags |= CONTROL_MOUNTED;
             }
         }

@@ -303,7 +303,7 @@ extern "C" fn bdsnap_tick() {
         volume.look(now_ns);
         // Mounted when it was registered, and unmounted since.
         if volume.unprotected.load(Ordering::Relaxed)
-            && !disk.is_claimed(sectors.start, sectors.end)
+            && !disk.is_mounted(sectors.start, sectors.end)
         {
             volume.unprotected.store(false, Ordering::Relaxed);
         }

@@ -591,8 +591,8 @@ unsigned int bdsnap_inflight(struct gendisk *disk)
 	return bdev_count_inflight(disk->part0);
 }
 
-/* Whether anybody holds a part of the range exclusively (mounted, dm, swap). */
-bool bdsnap_range_claimed(struct gendisk *disk, u64 start, u64 end)
+/* Whether a filesystem has a part of the range; dm, md and swap have no operations. */
+bool bdsnap_range_mounted(struct gendisk *disk, u64 start, u64 end)
 {
 	struct block_device *part;
 	unsigned long idx;
@@ -606,7 +606,7 @@ bool bdsnap_range_claimed(struct gendisk *disk, u64 start, u64 end)
 		if (s >= end || s + bdev_nr_sectors(part) <= start ||
 		    (!bdev_is_partition(part) && start))
 			continue;
-		claimed |= READ_ONCE(part->bd_holder) != NULL;
+		claimed |= READ_ONCE(part->bd_holder_ops) != NULL;
 	}
 	rcu_read_unlock();
 	return claimed;

@@ -81,7 +81,7 @@ int bdsnap_disk_refusal(struct gendisk *disk);
 void bdsnap_sync_range(struct gendisk *disk, u64 start, u64 end);
 int bdsnap_flush(struct gendisk *disk);
 unsigned int bdsnap_inflight(struct gendisk *disk);
-bool bdsnap_range_claimed(struct gendisk *disk, u64 start, u64 end);
+bool bdsnap_range_mounted(struct gendisk *disk, u64 start, u64 end);
 struct block_device *bdsnap_file_bdev(struct file *file);
 int bdsnap_disk_name(struct gendisk *disk, char *buf, size_t len);
 

@@ -118,7 +118,7 @@ mod c {
         pub(super) fn bdsnap_sync_range(disk: *mut gendisk, start: u64, end: u64);
         pub(super) fn bdsnap_flush(disk: *mut gendisk) -> c_int;
         pub(super) fn bdsnap_inflight(disk: *mut gendisk) -> c_uint;
-        pub(super) fn bdsnap_range_claimed(disk: *mut gendisk, start: u64, end: u64) -> bool;
+        pub(super) fn bdsnap_range_mounted(disk: *mut gendisk, start: u64, end: u64) -> bool;
         pub(super) fn bdsnap_file_bdev(file: *mut bindings::file) -> *mut block_device;
         pub(super) fn bdsnap_disk_name(disk: *mut gendisk, buf: *mut c_char, len: usize) -> c_int;
         pub(super) fn bdsnap_bdev_info(bdev: *mut block_device, out: *mut BdevInfo);
@@ -572,10 +572,10 @@ impl Disk {
         unsafe { c::bdsnap_inflight(self.as_ptr()) }
     }
 
-    /// Whether somebody holds a device in these sectors exclusively.
-    pub(crate) fn is_claimed(&self, start: u64, end: u64) -> bool {
+    /// Whether a filesystem has a device in these sectors.
+    pub(crate) fn is_mounted(&self, start: u64, end: u64) -> bool {
         // SAFETY: Valid by the type's invariant.
-        unsafe { c::bdsnap_range_claimed(self.as_ptr(), start, end) }
+        unsafe { c::bdsnap_range_mounted(self.as_ptr(), start, end) }
     }
 
     /// Its name, as in /sys/block.

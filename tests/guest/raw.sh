@@ -92,8 +92,9 @@ restored "a-partition-written-by-its-disk" ${device}1 latest part0
 device=/dev/vdd
 random 64 $device
 copy $device below0
-activate $device
 dmsetup create top --table "0 $(blockdev --getsz $device) linear $device 0"
+activate $device
+is "held by dm is not mounted" false "$(status devices.0.unprotected $device)"
 make_fs ext4 /dev/mapper/top
 activate /dev/mapper/top
 session /dev/mapper/top 1
