@@ -37,6 +37,12 @@ unequal() {
 	if [ -e "$2" ] && [ -e "$3" ]; then differ "$1" "$(hash "$2")" "$(hash "$3")"; else not_ok "$1: a file is missing"; fi
 }
 
+# restored NAME: whether the guest's `round NAME` came back to where it began
+restored() {
+	unequal "$1: the session has changed it" "$share/$1.0" "$share/$1.1"
+	equal "$1: as before, byte for byte" "$share/$1.0" "$share/$1.2"
+}
+
 # guest NAME [OPTION...] -- SCRIPT [ARG...]: runs tests/guest/SCRIPT; its result lines are the case's.
 # Sets `status`; NAME is the result of the guest as a whole: the script ran to its end, and the kernel
 # had nothing to complain about, nor had the module left anything behind.

@@ -70,10 +70,39 @@ make_fs() {
 	vfat) mkfs.vfat -F 32 "$2" >/dev/null ;;
 	esac
 }
-# load_on FOLDER SEED [MIB]: writes to a file system in every way there is
+# load_on FOLDER SEED [MIB]: writes to a file system in every way there is. What it lacks goes to $work/lacks,
+# a word or two a line.
 load_on() {
-	bdsnap-testtool work "$1/work" "$2" "${3:-4}" || not_ok "the load on $1"
-	fio --name=ring --directory="$1/work" --ioengine=io_uring --rw=randrw --bs=4k,4k --size=2M --iodepth=8 \
-		--direct=1 --randseed="$2" --fallocate=none --output=/dev/null || not_ok "io_uring on $1"
-	fstrim "$1" || echo "$1 lacks fstrim"
+	local lacks=$work/lacks
+	bdsnap-testtool work "$1/work" "$2" "${3:-4}" >"$work/said" || not_ok "the load on $1"
+	sed -n 's/^lacks //p' "$work/said" >"$lacks"
+	if ! grep -q '^direct' "$lacks"; then
+		fio --name=ring --directory="$1/work" --ioengine=io_uring --rw=randrw --bs=4k,4k --size=2M --iodepth=8 \
+			--direct=1 --randseed="$2" --fallocate=none --output=/dev/null || not_ok "io_uring on $1"
+	fi
+	fstrim "$1" || echo fstrim >>"$lacks"
+	sed 's/^/it lacks: /' "$lacks"
 }
+
+# round NAME FS DEVICE [SEED]: a file system, a session on it, and back. The host judges it with `restored NAME`.
+round() {
+	make_fs "$2" "$3" || not_ok "$1: mkfs"
+	sync
+	activate "$3" || not_ok "$1: activate"
+	session_on "$@"
+}
+# session_on NAME FS DEVICE [SEED]: the same with what is there already, and registered
+session_on() {
+	local name=$1 device=$3
+	copy "$device" "$name.0"
+	mount -t "$2" "$device" /mnt || not_ok "$name: mount"
+	load_on /mnt "${4:-1}" 1
+	umount /mnt || not_ok "$name: umount"
+	copy "$device" "$name.1"
+	is "$name: its session" "mount closed" "$(last kind "$device") $(last state "$device")"
+	try bdsnap-restore "$device" latest --yes
+	is "$name: restore" 0 $code
+	copy "$device" "$name.2"
+}
+# last COLUMN [DEVICE]: of the newest session in the list
+last() { column "$@" | awk '{ print $NF }'; }

@@ -108,12 +108,16 @@ fn direct(path: &Path, r: &mut Random, size: usize) -> Result<()> {
         .custom_flags(libc::O_DIRECT)
         .open(path)?;
     let mut buffer = Vec::new();
-    for _ in 0..30 {
+    for i in 0..30 {
         let len = 4096 * (1 + r.below(32));
         let at = r.below((size - len) / 4096) * 4096;
         let data = aligned(&mut buffer, len);
         r.fill(data);
-        file.write_all_at(data, at as u64)?;
+        file.write_all_at(data, at as u64).map_err(|e| match e.raw_os_error() {
+            // So says a file system without direct writes.
+            Some(libc::EINVAL) if i == 0 => Error::from(ErrorKind::Unsupported),
+            _ => e,
+        })?;
     }
     Ok(())
 }
