@@ -301,6 +301,9 @@ extern "C" fn bdsnap_tick() {
     let now_ns = sys::now_boot_ns();
     registry::for_each_bound(|disk, sectors, volume| {
         volume.look(now_ns);
+        if !disk.is_alive() && !volume.is_claimed() {
+            volume.turn();
+        }
         // Mounted when it was registered, and unmounted since.
         if volume.unprotected.load(Ordering::Relaxed)
             && !disk.is_mounted(sectors.start, sectors.end)

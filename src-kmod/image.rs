@@ -3,17 +3,23 @@
 //! Image files: which loop device shows a registered one.
 //!
 //! What sysfs says of a loop device is the only source: its backing file's
-//! path, as the kernel sees it now.
+//! path, as the kernel sees it now. Another path may lead to the same file (by
+//! another mount of its folder, by a hard link): then a worker compares inodes,
+//! in limited time.
 
+use crate::control::CName;
 use crate::core_state::core;
-use crate::registry::{Bound, Volume};
+use crate::look;
+use crate::registry::{self, Bound, Volume};
 use crate::sys::{self, Disk};
 use kernel::prelude::*;
-use kernel::str::CString;
+use kernel::str::{CStr, CString};
 use kernel::sync::Arc;
 
 /// Loop devices that are looked at when one is searched.
 const LOOPS: u32 = 256;
+/// How long a claim waits for a look at inodes.
+const LOOK_MS: u64 = 2_000;
 
 /// What sysfs says of a loop device.
 fn loop_attribute(disk: &Disk, attribute: &str, buf: &mut [u8]) -> Result<usize> {
@@ -64,12 +70,16 @@ pub(crate) fn loops_of(path: &[u8]) -> impl Iterator<Item = Disk> + '_ {
 /// Binds registered images that nobody has mounted to loop devices that show
 /// them, so that raw writes are seen. Walks paths.
 pub(crate) fn settle() -> Result {
-    if !core().registry.lock().volumes.iter().any(|v| v.image.is_some()) {
+    if !any() {
         return Ok(());
     }
     for i in 0..LOOPS {
         let Ok((disk, path)) = loop_device(i) else { continue };
-        let Some(volume) = registered(&path) else { continue };
+        let found = match registered(&path) {
+            Some(volume) => Some(volume),
+            None => by_address(same_file(CName::new(&path)?.as_c_str()?)?),
+        };
+        let Some(volume) = found else { continue };
         let _turning = volume.turning.lock();
         let here = volume.bound.lock().as_ref().map(|b| b.disk.clone());
         // The loop device that it was bound to may show another file by now.
@@ -85,7 +95,7 @@ pub(crate) fn settle() -> Result {
 }
 
 /// Whether a loop device shows this file now.
-pub(crate) fn shows(disk: &Disk, path: &[u8]) -> bool {
+fn shows(disk: &Disk, path: &[u8]) -> bool {
     backing_file(disk).is_ok_and(|p| p.is_some_and(|p| *p == *path))
 }
 
@@ -100,11 +110,48 @@ fn registered(path: &[u8]) -> Option<Arc<Volume>> {
     found
 }
 
+/// Whether any image is registered.
+fn any() -> bool {
+    core().registry.lock().volumes.iter().any(|v| v.image.is_some())
+}
+
+/// The registered image that has this address.
+fn by_address(address: u64) -> Option<Arc<Volume>> {
+    let registry = core().registry.lock();
+    let found = registry
+        .volumes
+        .iter()
+        .find(|v| Arc::as_ptr(v) as u64 == address && v.takes_claims())
+        .cloned();
+    found
+}
+
+/// The address, only to be compared, of the registered image that is the file
+/// of this name; 0 if there is none. Walks paths: never directly in a claim.
+pub(crate) fn same_file(path: &CStr) -> Result<u64> {
+    // It may have been removed meanwhile.
+    let Ok(own) = sys::name_info(path, true, None) else { return Ok(0) };
+    if !own.is_reg {
+        return Ok(0);
+    }
+    for volume in registry::all()? {
+        let Some(image) = &volume.image else { continue };
+        let info = sys::name_info(CName::new(image)?.as_c_str()?, true, None);
+        if info.is_ok_and(|i| i.is_reg && (i.dev, i.ino) == (own.dev, own.ino)) {
+            return Ok(Arc::as_ptr(&volume) as u64);
+        }
+    }
+    Ok(0)
+}
+
 /// The registered image that a loop device shows.
 pub(crate) fn find(disk: &Disk) -> Result<Option<Arc<Volume>>> {
     let Some(path) = backing_file(disk)? else { return Ok(None) };
-    let Some(volume) = registered(&path) else { return Ok(None) };
-    Ok(Some(volume))
+    let found = registered(&path);
+    if found.is_some() || !any() {
+        return Ok(found);
+    }
+    Ok(by_address(look::image(&path, LOOK_MS)))
 }
 
 /// Binds an image to the loop device that shows it now. The caller has the

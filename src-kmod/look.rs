@@ -22,6 +22,8 @@ enum What {
     Idle,
     /// A file's modification time.
     Mtime(CName),
+    /// Which registered image a file is.
+    Image(CName),
 }
 
 #[pin_data]
@@ -54,6 +56,10 @@ impl WorkItem for Look {
                 if let Ok(info) = path.as_c_str().and_then(|p| sys::name_info(p, true, None)) {
                     this.answer.store(info.mtime_ns, Ordering::Relaxed);
                 }
+            }
+            What::Image(path) => {
+                let found = path.as_c_str().and_then(crate::image::same_file);
+                this.answer.store(found.unwrap_or(0), Ordering::Relaxed);
             }
         }
         this.done.happen();
@@ -93,6 +99,12 @@ pub(crate) fn settle(ms: u64) {
 /// Modification time in ns since 1970; 0 if it cannot be told in time.
 pub(crate) fn mtime(path: &[u8], ms: u64) -> u64 {
     CName::new(path).map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))
+}
+
+/// The address of the registered image that this file is; 0 if it is none, or it
+/// cannot be told in time.
+pub(crate) fn image(path: &[u8], ms: u64) -> u64 {
+    CName::new(path).map_or(0, |p| ask(What::Image(p), ms).unwrap_or(0))
 }
 
 /// Removes the hooks if nothing is registered, but not in the caller: it may be

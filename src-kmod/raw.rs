@@ -178,6 +178,13 @@ impl WorkItem<1> for Volume {
                 }
             }
         }
+        // A disk that is gone keeps its name as long as somebody holds it.
+        if !this.is_claimed() && this.is_orphan() {
+            this.stop_raw();
+            this.watched.store(false, Ordering::Relaxed);
+            this.unprotected.store(false, Ordering::Relaxed);
+            this.unbind();
+        }
         drop(turning);
         this.open_gate();
     }
@@ -198,7 +205,10 @@ impl WorkItem<2> for Volume {
 /// ENXIO: the loop device no longer shows the image.
 fn start(volume: &Arc<Volume>) -> Result {
     let disk = volume.bound.lock().as_ref().map(|b| b.disk.clone()).ok_or(ENODEV)?;
-    if volume.image.as_ref().is_some_and(|path| !image::shows(&disk, path)) {
+    let shown = || -> Result<bool> {
+        Ok(image::find(&disk)?.is_some_and(|v| Arc::ptr_eq(&v, volume)))
+    };
+    if volume.image.is_some() && !shown()? {
         return Err(ENXIO);
     }
     volume.last_write_ns.store(sys::now_boot_ns(), Ordering::Relaxed);

@@ -219,6 +219,11 @@ impl Volume {
         b.disk.is_alive() && (self.image.is_none() || b.disk.capacity() != 0)
     }
 
+    /// Whether it is bound to a disk that has been removed.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.bound.lock().as_ref().is_some_and(|b| !b.disk.is_alive())
+    }
+
     /// Whether it is bound to this disk.
     pub(crate) fn is_on(&self, disk: &Disk) -> bool {
         self.bound.lock().as_ref().is_some_and(|b| b.disk.as_ptr() == disk.as_ptr())
@@ -472,7 +477,7 @@ pub(crate) fn stop_raw() -> Result {
 }
 
 /// All registered volumes.
-fn all() -> Result<KVec<Arc<Volume>>> {
+pub(crate) fn all() -> Result<KVec<Arc<Volume>>> {
     let registry = core().registry.lock();
     let mut v = KVec::with_capacity(registry.volumes.len(), GFP_KERNEL)?;
     for volume in registry.volumes.iter() {

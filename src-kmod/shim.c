@@ -702,7 +702,9 @@ int bdsnap_name_info(const char *name, bool in_init_root, struct bdsnap_name_inf
 	if (out->is_blk && path.mnt && (path.mnt->mnt_flags & MNT_NODEV))
 		ret = -EACCES;
 	if (!ret && out->is_reg) {
-		ret = vfs_getattr(&path, &st, STATX_MTIME | STATX_SIZE, AT_STATX_DONT_SYNC);
+		ret = vfs_getattr(&path, &st, STATX_MTIME | STATX_SIZE | STATX_INO, AT_STATX_DONT_SYNC);
+		out->dev = st.dev;
+		out->ino = st.ino;
 		out->mtime_ns = (u64)st.mtime.tv_sec * NSEC_PER_SEC + st.mtime.tv_nsec;
 		out->size = st.size;
 	}

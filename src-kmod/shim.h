@@ -98,7 +98,8 @@ int bdsnap_bdev_by_devt(dev_t dev, struct bdsnap_bdev_info *out);
 
 /* Paths and files; names are resolved in PID 1's root. */
 struct bdsnap_name_info {
-	dev_t dev;		/* of a block device */
+	dev_t dev;		/* of a block device; of a regular file its file system's */
+	u64 ino;		/* of a regular file */
 	u64 mtime_ns;		/* of a regular file */
 	u64 size;
 	bool is_blk, is_reg;

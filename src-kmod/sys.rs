@@ -33,6 +33,7 @@ pub(crate) struct BdevInfo {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct NameInfo {
     pub(crate) dev: u32,
+    pub(crate) ino: u64,
     pub(crate) mtime_ns: u64,
     pub(crate) size: u64,
     pub(crate) is_blk: bool,

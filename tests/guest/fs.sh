@@ -51,9 +51,11 @@ for kind; do
 		skip "$kind: $lack"
 		echo "$kind $lack" >>/host/lacks
 	done
+	alone=()
+	[ ${#disks[@]} = 1 ] || alone=(--alone)
 	for disk in "${disks[@]}"; do
 		is "$kind, $disk: two sessions, closed, no gap" "closed closed none none" "$(column state "$disk") $(column gap_before "$disk")"
-		try bdsnap-restore "$disk" latest~1 --yes
+		try bdsnap-restore "$disk" latest~1 --yes ${alone[@]+"${alone[@]}"}
 		is "$kind, $disk: restore" 0 $code
 	done
 	echo "$kind took $((SECONDS - began)) s"
