@@ -5,20 +5,27 @@
 use bdsnap_abi::format::{Gap, Header, Id, Kind as SessionKind, NO_ID};
 use bdsnap_abi::ioctl;
 
-use crate::device::{Ground, Matcher, Target};
+use crate::device::{Ground, Match, Matcher, Target};
 use crate::error::{Error, Kind, Result};
 use crate::module::{ModuleStatus, Watch};
 use crate::session::Session;
-use crate::store::Item;
+use crate::original::Original;
+use crate::store::{Item, Store};
 use crate::text;
 
 /// A device's sessions, oldest first.
 #[derive(Debug)]
 pub struct Chain {
-    /// The sessions, by `chain_seq`.
+    /// The sessions, by `chain_seq`; those of the original module by time.
     pub sessions: Vec<Session>,
     /// On what ground they were taken for the device's, by session.
     pub grounds: Vec<Ground>,
+    /// Sessions of the original module that may be the device's. They only
+    /// count when the user names them: see [`Chain::admit`].
+    pub doubtful: Vec<(Session, Ground)>,
+    /// Sessions recorded under the device's name that are of another one, and
+    /// why.
+    pub strangers: Vec<(Vec<u8>, String)>,
     /// Directories of the store that could not be read: one of them may be
     /// missing here.
     pub damaged: Vec<String>,
@@ -33,6 +40,8 @@ pub enum Break {
     Unknown,
     /// The session before is not the one that is there.
     Missing,
+    /// One of the two is of the original module.
+    Unlinked,
 }
 
 impl Break {
@@ -42,6 +51,7 @@ impl Break {
             Self::Written => "written",
             Self::Unknown => "unknown",
             Self::Missing => "missing",
+            Self::Unlinked => "unlinked",
         }
     }
 
@@ -51,6 +61,7 @@ impl Break {
             Self::Written => "the device was written outside a session",
             Self::Unknown => "the device was not watched all the time",
             Self::Missing => "a session in between is missing",
+            Self::Unlinked => "sessions of the original module are linked to no others",
         }
     }
 
@@ -58,7 +69,7 @@ impl Break {
     pub fn as_gap(self) -> Gap {
         match self {
             Self::Written => Gap::Written,
-            Self::Unknown | Self::Missing => Gap::Unknown,
+            Self::Unknown | Self::Missing | Self::Unlinked => Gap::Unknown,
         }
     }
 }
@@ -93,24 +104,62 @@ impl Selector {
 
 impl Chain {
     /// The sessions of a device among those of a store.
-    pub fn of(target: &Target, items: Vec<Item>) -> Self {
-        let mut matcher = Matcher::new(target);
-        let mut chain = Self { sessions: Vec::new(), grounds: Vec::new(), damaged: Vec::new() };
+    pub fn of(store: &Store, target: &Target, items: &[Item]) -> Self {
+        let mut matcher = Matcher::in_store(target, store);
+        let mut chain = Self {
+            sessions: Vec::new(),
+            grounds: Vec::new(),
+            doubtful: Vec::new(),
+            strangers: Vec::new(),
+            damaged: Vec::new(),
+        };
         let mut found: Vec<(Session, Ground)> = Vec::new();
+        let mut originals: Vec<(Session, Ground)> = Vec::new();
         for item in items {
             match item {
-                Item::Session(s) => {
-                    if let Some(ground) = matcher.ground(s.header.name()) {
-                        found.push((*s, ground));
+                Item::Session(s) => match matcher.judge(&s.header) {
+                    Match::Yes(ground) => found.push(((**s).clone(), ground)),
+                    Match::Stranger(why) => chain.strangers.push((s.dir.clone(), why)),
+                    Match::No => {}
+                },
+                Item::Damaged(d) => chain.damaged.push(text::escape(&d.dir)),
+                Item::Original(o) => {
+                    let Some(ground) = original_ground(&mut matcher, target, o) else { continue };
+                    match o.session() {
+                        Err(_) => chain.damaged.push(text::escape(&o.dir)),
+                        Ok(s) if matches!(ground, Ground::DiskOfPartition | Ground::BaseName) => {
+                            chain.doubtful.push((s, ground));
+                        }
+                        Ok(s) => originals.push((s, ground)),
                     }
                 }
-                Item::Damaged(d) => chain.damaged.push(text::escape(&d.dir)),
-                Item::Original(_) => {}
             }
         }
         found.sort_by_key(|(s, _)| (s.header.chain_seq, s.header.start_ns));
         (chain.sessions, chain.grounds) = found.into_iter().unzip();
+        for (session, ground) in originals {
+            chain.insert_by_time(session, ground);
+        }
         chain
+    }
+
+    /// Puts a session of the original module, which knows no order but time,
+    /// before the first that is younger.
+    fn insert_by_time(&mut self, session: Session, ground: Ground) {
+        let start = session.header.start_ns;
+        let younger = self.sessions.iter().position(|s| s.header.start_ns > start);
+        let at = younger.unwrap_or(self.sessions.len());
+        self.sessions.insert(at, session);
+        self.grounds.insert(at, ground);
+    }
+
+    /// Takes a doubtful session into the chain if the user names it.
+    pub fn admit(&mut self, selector: &Selector) {
+        let Selector::Name(name) = selector else { return };
+        if let Some(at) = self.doubtful.iter().position(|(s, _)| s.dir == *name) {
+            let (session, ground) = self.doubtful.remove(at);
+            self.insert_by_time(session, ground);
+        }
     }
 
     /// The place of the session that the user means.
@@ -163,7 +212,13 @@ impl Chain {
     /// place of the later session.
     pub fn breaks(&self, from: usize) -> Vec<(usize, Break)> {
         let place = |i: usize| {
-            link(Some(&self.sessions[i - 1].header), &self.sessions[i].header).map(|b| (i, b))
+            let (before, after) = (&self.sessions[i - 1], &self.sessions[i]);
+            let found = if before.original.is_some() || after.original.is_some() {
+                Some(Break::Unlinked)
+            } else {
+                link(Some(&before.header), &after.header)
+            };
+            found.map(|b| (i, b))
         };
         (from + 1..self.sessions.len()).filter_map(place).collect()
     }
@@ -172,6 +227,18 @@ impl Chain {
     pub fn newest(&self) -> Option<&Session> {
         self.sessions.last()
     }
+}
+
+/// On what ground a session of the original module is the target's.
+pub fn original_ground(matcher: &mut Matcher<'_>, target: &Target, o: &Original) -> Option<Ground> {
+    let Some(device) = &o.device else {
+        let could_be = target.names().iter().any(|n| o.could_be(n));
+        return could_be.then_some(Ground::BaseName);
+    };
+    matcher.ground(device).or_else(|| {
+        let disk = Target::find(&target.disk()?).ok()?;
+        Matcher::new(&disk).ground(device).map(|_| Ground::DiskOfPartition)
+    })
 }
 
 /// Names of sessions, for a message.

@@ -9,6 +9,7 @@
 //! | [`session`] | one session: state, records, checksums |
 //! | [`original`] | sessions of the original module |
 //! | [`device`] | which device is meant, whether it is free |
+//! | [`identity`] | what a device is besides its name |
 //! | [`chain`] | a device's sessions in order, and gaps between them |
 //! | [`plan`] | the past composed from several sessions (pure) |
 //! | [`restore`] | planning and doing a restore |
@@ -22,6 +23,7 @@ pub mod config;
 pub mod device;
 pub mod error;
 pub mod fsutil;
+pub mod identity;
 pub mod module;
 pub mod original;
 pub mod plan;

@@ -14,6 +14,8 @@ pub trait Progress {
     fn advance(&self, bytes: u64);
     /// The last phase is over.
     fn finish(&self);
+    /// Something has changed that lasts: for tests, which stop there.
+    fn step(&self, _what: &str) {}
 }
 
 /// Shows nothing.

@@ -14,6 +14,7 @@ use bdsnap_abi::format::{
 
 use crate::error::{Error, Kind, Result};
 use crate::fsutil;
+use crate::original::Original;
 use crate::progress::{Progress, Stop};
 
 /// Where the status slots end; from here to the records all is zero.
@@ -22,6 +23,7 @@ const SLOTS_END: usize = SLOT_OFFSETS[1] as usize + SLOT_LEN;
 const WINDOW: usize = 4 << 20;
 
 /// A session whose header and status could be read.
+#[derive(Clone)]
 pub struct Session {
     /// Name of its directory.
     pub dir: Vec<u8>,
@@ -39,6 +41,11 @@ pub struct Session {
     pub dat_bytes: u64,
     /// What both take in the store, in bytes.
     pub stored_bytes: u64,
+    /// Of the original module: what was made a session of, see
+    /// [`Original::session`].
+    pub original: Option<Box<Original>>,
+    /// Its runs overlap: only with `original`.
+    pub(crate) overlaps: bool,
 }
 
 /// A session's state as users see it.
@@ -56,6 +63,8 @@ pub enum View {
     Tainted,
     /// Made by a restore, whole.
     Undo,
+    /// Of the original module, which keeps neither state nor checksums.
+    Unchecked,
 }
 
 impl View {
@@ -68,6 +77,7 @@ impl View {
             Self::Broken => "broken",
             Self::Tainted => "tainted",
             Self::Undo => "undo",
+            Self::Unchecked => "unchecked",
         }
     }
 }
@@ -144,11 +154,16 @@ impl Session {
             map_bytes: meta.len(),
             dat_bytes: dat.map_or(0, |m| m.len()),
             stored_bytes: blocks.saturating_mul(512),
+            original: None,
+            overlaps: false,
         })
     }
 
     /// Its state as users see it; `live`: the module is recording it now.
     pub fn view(&self, live: bool) -> View {
+        if self.original.is_some() {
+            return View::Unchecked;
+        }
         match self.status.state {
             State::Recording if live => View::Recording,
             State::Recording => View::Interrupted,
@@ -168,6 +183,12 @@ impl Session {
             return Restorable::Lossy("its newest state is damaged and may have said 'broken'");
         }
         match self.view(live) {
+            View::Unchecked if self.overlaps => Restorable::Lossy(
+                "of blocks smaller than 4 KiB the original module saved too much; its runs overlap",
+            ),
+            View::Unchecked => Restorable::Yes(Some(
+                "of the original module: without checksums, and nothing says that it is whole",
+            )),
             View::Closed | View::Undo => Restorable::Yes(None),
             View::Interrupted => match self.header.durability {
                 bdsnap_abi::format::Durability::Strict => {
@@ -227,6 +248,9 @@ impl Session {
         progress: &dyn Progress,
         stop: &Stop<'_>,
     ) -> Result<Checked> {
+        if let Some(original) = &self.original {
+            return self.check_original(original, progress, stop);
+        }
         let index = self.read_index(live)?;
         let mut dat = Window::new(self.open_dat()?);
         let mut checked = Checked::default();
@@ -257,6 +281,29 @@ impl Session {
             if pair[0].sector + u64::from(pair[0].bytes).div_ceil(512) > pair[1].sector {
                 return Err(self.damage(format_args!("sector {} occurs twice", pair[1].sector)));
             }
+        }
+        Ok(checked)
+    }
+
+    /// Reads all of a session of the original module; it has no checksums.
+    fn check_original(
+        &self,
+        original: &Original,
+        progress: &dyn Progress,
+        stop: &Stop<'_>,
+    ) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let mut dat = Window::new(self.open_dat()?);
+        for mut run in original.runs().map_err(|e| self.damage(e))? {
+            stop.check()?;
+            run.data_crc = match dat.crc(&run) {
+                Ok(Some(crc)) => crc,
+                Ok(None) => return Err(self.damage(format_args!("{DAT_NAME}: ends too early"))),
+                Err(e) => return Err(self.damage(cause(DAT_NAME, &e))),
+            };
+            progress.advance(u64::from(run.bytes));
+            checked.bytes += u64::from(run.bytes);
+            checked.runs.push(run);
         }
         Ok(checked)
     }

@@ -172,7 +172,7 @@ impl Store {
         Ok((store, Init::Created))
     }
 
-    fn make_chain_dir(&self) -> Result<()> {
+    pub(crate) fn make_chain_dir(&self) -> Result<()> {
         let dir = self.path.join(CHAIN_DIR);
         match fsutil::make_private_dir(&dir) {
             Ok(()) => fsutil::sync_dir(&self.path),

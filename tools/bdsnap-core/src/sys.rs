@@ -218,3 +218,13 @@ pub(crate) fn reread_partitions(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: The request ignores its argument.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), BLKRRPART as _, 0) })
 }
+
+/// Makes the kernel begin to write back a piece of a file, without waiting.
+pub(crate) fn start_writing(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    let range = (i64::try_from(offset), i64::try_from(len));
+    let (Ok(offset), Ok(len)) = range else { return Err(io::ErrorKind::InvalidInput.into()) };
+    // SAFETY: The call takes no pointers.
+    check(unsafe {
+        libc::sync_file_range(fd.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
+    })
+}

@@ -75,6 +75,11 @@ pub fn id(id: &Id) -> Option<String> {
     (*id != bdsnap_abi::format::NO_ID).then(|| hex(id))
 }
 
+/// An identity from its digits.
+pub fn parse_id(digits: &str) -> Option<Id> {
+    bdsnap_abi::name::unhex(digits.as_bytes().try_into().ok()?)
+}
+
 /// A size in binary units with one digit after the point: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];

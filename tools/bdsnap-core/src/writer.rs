@@ -62,6 +62,18 @@ impl SessionWriter {
     /// Makes the directory of a session that begins with `header`.
     pub fn create(store: &Store, header: Header) -> Result<Self> {
         let (name, path) = make_dir(store, &header)?;
+        Self::begin(name, path, header)
+    }
+
+    /// As [`SessionWriter::create`], in the directory `path` that is made for it,
+    /// to be renamed when all is done.
+    pub fn create_at(path: &Path, header: Header) -> Result<Self> {
+        fsutil::make_private_dir(path).on("make", path)?;
+        let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
+        Self::begin(name, path.to_owned(), header)
+    }
+
+    fn begin(name: Vec<u8>, path: PathBuf, header: Header) -> Result<Self> {
         let status = Status::recording(header.session_id);
         let mut writer = Self { parts: None, path, name, status, saved_bytes: 0 };
         let (map, dat) = (writer.create_file(MAP_NAME)?, writer.create_file(DAT_NAME)?);

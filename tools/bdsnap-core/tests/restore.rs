@@ -20,7 +20,7 @@ use bdsnap_core::chain::Selector;
 use bdsnap_core::device::{Purpose, Target};
 use bdsnap_core::module::{Control, ModuleStatus, Registration, Watch};
 use bdsnap_core::progress::{Progress, Silent, Stop};
-use bdsnap_core::restore::{prepare, Accept, Outcome, Request};
+use bdsnap_core::restore::{prepare, resume, Accept, Outcome, Request};
 use bdsnap_core::store::{Item, Store};
 use bdsnap_core::test_support::{pattern, Lab, Options};
 use bdsnap_core::{Error, Kind, Result};
@@ -107,6 +107,7 @@ fn watched(lab: &Lab) -> Rc<World> {
 struct How<'a> {
     accept: Accept,
     undo: bool,
+    resume: bool,
     progress: &'a dyn Progress,
     stop: Stop<'a>,
 }
@@ -114,7 +115,7 @@ struct How<'a> {
 impl Default for How<'_> {
     fn default() -> Self {
         let accept = Accept::default();
-        Self { accept, undo: true, progress: &Silent, stop: Stop::never() }
+        Self { accept, undo: true, resume: false, progress: &Silent, stop: Stop::never() }
     }
 }
 
@@ -126,11 +127,19 @@ fn restore(lab: &Lab, world: &Rc<World>, selector: Selector, how: &How<'_>) -> R
         selector,
         accept: how.accept,
         purpose: Purpose::Write,
-        to_file: false,
+        to_image: false,
         undo: how.undo,
     };
-    let fake = Fake { world: Rc::clone(world), store: lab.store.clone(), image: lab.image.clone() };
-    prepare(&request, Some(Box::new(fake)), how.progress, &how.stop)?.apply(how.progress, &how.stop)
+    let modules = || {
+        let (store, image) = (lab.store.clone(), lab.image.clone());
+        Ok(Some(Box::new(Fake { world: Rc::clone(world), store, image }) as Box<dyn Control>))
+    };
+    let prepared = if how.resume {
+        resume(&request, &modules, how.progress, &how.stop)?
+    } else {
+        prepare(&request, &modules, how.progress, &how.stop)?
+    };
+    prepared.apply(how.progress, &how.stop)
 }
 
 fn name(dir: &str) -> Selector {
@@ -270,7 +279,7 @@ fn stopped_anywhere_it_goes_on_or_back() {
         }
         // Back, without any gap, and then all the way.
         if !untouched && after > 0 {
-            assert!(e.hint.unwrap().contains("again"));
+            assert!(e.hint.unwrap().contains("--resume"));
             restore(&lab, &world, Selector::Undo, &How::default()).unwrap();
             assert!(lab.content() == now, "{phase} {after}");
         }

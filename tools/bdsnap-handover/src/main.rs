@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bdsnap_abi::ioctl::DEVICE_NODE;
 use bdsnap_core::config::{Config, DEFAULT_DIR};
-use bdsnap_core::module::Module;
+use bdsnap_core::module::{Control, Module};
 use bdsnap_core::store::{Store, DEFAULT_STORE};
 use bdsnap_core::{text, Error};
 
@@ -99,6 +99,10 @@ fn run(args: &Args) -> Result<(), Error> {
             true,
         ),
         Some(_) => {}
+    }
+    // So that they are recognised under other names later.
+    if let (Ok(store), Ok(status)) = (Store::open(&store), module.status()) {
+        bdsnap_core::identity::note_all(&store, &status);
     }
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 //! `bdsnap-restore`: brings a device back to the start of a session.
 
+mod progress;
+
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
@@ -14,12 +16,13 @@ use bdsnap_cli::{Common, Done};
 use bdsnap_core::chain::{self, Chain, Selector};
 use bdsnap_core::device::{Purpose, Target};
 use bdsnap_core::module::{Control, Module};
-use bdsnap_core::progress::Stop;
-use bdsnap_core::restore::{self, Accept, Outcome, Plan, Prepared, Request};
+use bdsnap_core::progress::{Progress, Stop};
+use bdsnap_core::restore::{self, journal, Accept, DevicePlan, Outcome, Plan, Prepared, Request};
 use bdsnap_core::session::Session;
 use bdsnap_core::store::Store;
 use bdsnap_core::{text, Error, Kind};
 use clap::Parser;
+use serde_json::json;
 
 /// Brings a block device back to the start of a recorded session
 ///
@@ -43,12 +46,16 @@ struct Cli {
     /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Write the past into FILE as an image, and leave the device alone
-    #[arg(long, value_name = "FILE")]
+    /// Write the past as an image into FILE or onto another block device, and
+    /// leave the device alone
+    #[arg(long, value_name = "FILE|DEV")]
     to: Option<PathBuf>,
     /// Take the last restore back
     #[arg(long)]
     undo: bool,
+    /// Go on with a restore that was interrupted
+    #[arg(long, conflicts_with_all = ["undo", "session", "to", "no_undo", "alone"])]
+    resume: bool,
     /// Save nothing first: this restore cannot be taken back
     #[arg(long, conflicts_with = "to")]
     no_undo: bool,
@@ -64,11 +71,32 @@ struct Cli {
     /// Print plan and result as JSON
     #[arg(long)]
     json: bool,
+    /// Print progress, plan and result as lines of JSON, each with a 'type'
+    #[arg(long, conflicts_with = "json")]
+    json_lines: bool,
+}
+
+impl Cli {
+    /// Whether a program reads what is printed.
+    fn for_machines(&self) -> bool {
+        self.json || self.json_lines
+    }
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = run(&cli);
+    if let (true, Err(e)) = (cli.json_lines, &result) {
+        // Standard error says it as well.
+        let _ = progress::print(&json!({
+            "type": "error",
+            "schema_version": 1,
+            "kind": e.kind,
+            "exit_code": e.kind.exit_code(),
+            "message": e.message,
+            "hint": e.hint,
+        }));
+    }
     bdsnap_cli::end("bdsnap-restore", cli.json, result)
 }
 
@@ -81,24 +109,33 @@ fn run(cli: &Cli) -> Result<Done, Error> {
     }
     let store = Store::open(&common.store())?;
     let target = Target::find(&cli.device)?;
-    let selector = selector(cli, &store, &target)?;
     let writes = cli.to.is_none() && !cli.dry_run;
+    if writes {
+        journal::tidy(&store)?;
+    }
     let request = Request {
         store: &store,
         target: &target,
-        selector,
+        selector: selector(cli, &store, &target)?,
         accept: Accept { gap: cli.accept_gap, loss: cli.accept_loss, alone: cli.alone },
         purpose: if writes { Purpose::Write } else { Purpose::Read },
-        to_file: cli.to.is_some(),
+        to_image: cli.to.is_some(),
         undo: !cli.no_undo && cli.to.is_none(),
     };
-    let progress = common.progress();
+    let progress: Box<dyn Progress> =
+        if cli.json_lines { Box::new(progress::Lines::new()) } else { common.progress() };
     let stop = Stop::at(&stop);
-    let module = Module::open()?.map(|m| Box::new(m) as Box<dyn Control>);
-    let prepared = restore::prepare(&request, module, &*progress, &stop)?;
+    let modules = || Ok(Module::open()?.map(|m| Box::new(m) as Box<dyn Control>));
+    let prepare = if cli.resume { restore::resume } else { restore::prepare };
+    let prepared = prepare(&request, &modules, &*progress, &stop)?;
     let plan = prepared.plan.clone();
-    common.say_more(&format!("recognised by: {}", plan.ground));
-    if !cli.json {
+    for device in &plan.devices {
+        let name = text::escape(device.device.as_bytes());
+        common.say_more(&format!("{name} recognised by: {}", device.ground));
+    }
+    if cli.json_lines {
+        progress::print(&line("plan", &plan)?)?;
+    } else if !cli.json {
         bdsnap_cli::print(&describe(&plan, cli))?;
     }
     if cli.dry_run {
@@ -108,13 +145,15 @@ fn run(cli: &Cli) -> Result<Done, Error> {
         return Ok(Done::OK);
     }
     let outcome = match &cli.to {
-        Some(file) => prepared.compose(file, cli.yes, &*progress, &stop)?,
+        Some(path) => prepared.compose(path, cli.yes, &*progress, &stop)?,
         None => {
             confirm(cli, &prepared)?;
             prepared.apply(&*progress, &stop)?
         }
     };
-    if cli.json {
+    if cli.json_lines {
+        progress::print(&line("result", &outcome)?)?;
+    } else if cli.json {
         bdsnap_cli::print_json(&document(&plan, cli, Some(&outcome)))?;
     } else {
         bdsnap_cli::print(&report(cli, &outcome))?;
@@ -124,18 +163,19 @@ fn run(cli: &Cli) -> Result<Done, Error> {
 
 /// Which session: as given, or chosen on a terminal.
 fn selector(cli: &Cli, store: &Store, target: &Target) -> Result<Selector, Error> {
-    if cli.undo {
+    if cli.undo || cli.resume {
         return Ok(Selector::Undo);
     }
     if let Some(session) = &cli.session {
         return Ok(Selector::parse(session.as_bytes()));
     }
-    let chain = Chain::of(target, store.items()?);
-    if chain.sessions.is_empty() {
+    let chain = Chain::of(store, target, &store.items()?);
+    let newest_first: Vec<&Session> =
+        chain.sessions.iter().rev().chain(chain.doubtful.iter().rev().map(|(s, _)| s)).collect();
+    if newest_first.is_empty() {
         return Err(Error::not_found(format!("no sessions of {}", text::path(&cli.device))));
     }
-    let newest_first: Vec<&Session> = chain.sessions.iter().rev().collect();
-    if !on_terminal() || cli.json {
+    if !on_terminal() || cli.for_machines() {
         return Err(Error::new(Kind::Usage, "which session?")
             .hint(chain::candidates(newest_first.into_iter())));
     }
@@ -157,11 +197,13 @@ fn on_terminal() -> bool {
 }
 
 fn choice(s: &Session) -> String {
+    let (kind, state) = (s.header.kind.as_str(), s.view(false).as_str());
     format!(
-        "{}  {}  {}  {}",
+        "{}  {}  {}{state}  {}",
         bdsnap_cli::local_time(s.header.start_ns),
         text::escape(&s.dir),
-        s.view(false).as_str(),
+        // An undo session is of that kind and in that state.
+        if kind == state { String::new() } else { format!("{kind}, ") },
         text::size(s.status.dat_bytes)
     )
 }
@@ -171,13 +213,17 @@ fn confirm(cli: &Cli, prepared: &Prepared<'_>) -> Result<(), Error> {
     if cli.yes || prepared.plan.bytes_to_write == 0 {
         return Ok(());
     }
-    if !on_terminal() || cli.json {
+    if !on_terminal() || cli.for_machines() {
         return Err(Error::refused("the device would be overwritten, and there is nobody to ask")
             .hint("--yes confirms it, --dry-run only shows the plan"));
     }
     let name = text::path(&cli.device);
+    let others = match prepared.plan.devices.len() - 1 {
+        0 => String::new(),
+        n => format!(" and {}", text::count(n as u64, "other device")),
+    };
     let typed: String = dialoguer::Input::new()
-        .with_prompt(format!("Type {name} to overwrite it"))
+        .with_prompt(format!("Type {name} to overwrite it{others}"))
         .allow_empty(true)
         .interact_text()
         .map_err(unanswered)?;
@@ -218,9 +264,52 @@ fn document<'a>(plan: &'a Plan, cli: &Cli, result: Option<&'a Outcome>) -> Docum
     }
 }
 
+/// A line of `--json-lines`.
+fn line(kind: &str, value: &impl serde::Serialize) -> Result<serde_json::Value, Error> {
+    let value = serde_json::to_value(value)
+        .map_err(|e| Error::other(format!("cannot write JSON: {e}")))?;
+    Ok(json!({ "type": kind, "schema_version": 1, kind: value }))
+}
+
+fn escaped(s: &str) -> String {
+    text::escape(s.as_bytes())
+}
+
 /// The plan in words.
 fn describe(plan: &Plan, cli: &Cli) -> String {
-    let escaped = |s: &str| text::escape(s.as_bytes());
+    let mut out: String = plan.devices.iter().map(|d| describe_device(d, cli)).collect();
+    if plan.devices.len() > 1 {
+        out += &format!(
+            "All      {} to write on {} devices, which were one file system\n",
+            text::size(plan.bytes_to_write),
+            plan.devices.len()
+        );
+    }
+    if cli.to.is_none() && plan.bytes_to_write > 0 && !plan.resumed {
+        out += &match plan.undo_bytes {
+            0 => "Undo     none: this cannot be taken back\n".to_owned(),
+            n => format!("Undo     what is overwritten ({}) is saved first\n", text::size(n)),
+        };
+    }
+    if plan.resumed {
+        out += "Resumed  goes on with the restore that was interrupted\n";
+    }
+    for note in &plan.notes {
+        out += &format!("Note     {}\n", escaped(note));
+    }
+    if plan.partial {
+        out += "Partial  old content was lost; the result is not the whole past\n";
+    }
+    if plan.unproven {
+        out += "Unproven what changed in the gap is not restored\n";
+    }
+    if !plan.accepted.is_empty() {
+        out += &format!("Accepted {}\n", plan.accepted.join(", "));
+    }
+    out
+}
+
+fn describe_device(plan: &DevicePlan, cli: &Cli) -> String {
     let mut out =
         format!("Device   {}, {}\n", escaped(&plan.device), text::size(plan.device_bytes));
     out += &format!("Back to  {}, the start of {}\n", plan.start, escaped(&plan.session));
@@ -238,10 +327,10 @@ fn describe(plan: &Plan, cli: &Cli) -> String {
         heading = "";
     }
     match &cli.to {
-        Some(file) => {
+        Some(path) => {
             out += &format!(
                 "Plan     an image of it into {}, {} of it from the sessions\n",
-                text::path(file),
+                text::path(path),
                 text::size(plan.bytes_covered)
             );
         }
@@ -252,30 +341,10 @@ fn describe(plan: &Plan, cli: &Cli) -> String {
                 text::count(plan.writes, "piece"),
                 text::size(plan.bytes_equal)
             );
-            if plan.bytes_to_write > 0 {
-                out += &match plan.undo_bytes {
-                    0 => "Undo     none: this cannot be taken back\n".to_owned(),
-                    n => {
-                        format!("Undo     what is overwritten ({}) is saved first\n", text::size(n))
-                    }
-                };
-            }
         }
     }
     if let Some(gap) = plan.gap_now {
         out += &format!("Gap      between the newest session and now: {gap}\n");
-    }
-    for note in &plan.notes {
-        out += &format!("Note     {}\n", escaped(note));
-    }
-    if plan.partial {
-        out += "Partial  old content was lost; the result is not the whole past\n";
-    }
-    if plan.unproven {
-        out += "Unproven what changed in the gap is not restored\n";
-    }
-    if !plan.accepted.is_empty() {
-        out += &format!("Accepted {}\n", plan.accepted.join(", "));
     }
     out
 }
@@ -283,24 +352,26 @@ fn describe(plan: &Plan, cli: &Cli) -> String {
 /// The result in words.
 fn report(cli: &Cli, outcome: &Outcome) -> String {
     let partial = if outcome.partial { " (partial)" } else { "" };
-    if let Some(file) = &cli.to {
-        return format!("Done     {} written{partial}\n", text::path(file));
+    if let Some(path) = &cli.to {
+        return format!("Done     {} written{partial}\n", text::path(path));
     }
-    if outcome.bytes_written == 0 {
-        return format!("Done     nothing to write{partial}\n");
-    }
-    let mut out = format!(
-        "Done     {} written, flushed, read back and equal{partial}\n",
-        text::size(outcome.bytes_written)
-    );
-    if let Some(undo) = &outcome.undo_session {
+    let mut out = if outcome.bytes_written == 0 {
+        format!("Done     nothing to write{partial}\n")
+    } else {
+        format!(
+            "Done     {} written, flushed, read back and equal{partial}\n",
+            text::size(outcome.bytes_written)
+        )
+    };
+    if !outcome.undo_sessions.is_empty() {
+        let names: Vec<String> = outcome.undo_sessions.iter().map(|n| escaped(n)).collect();
         out += &format!(
             "Undo     {}: bdsnap-restore {} --undo\n",
-            text::escape(undo.as_bytes()),
+            names.join(", "),
             text::path(&cli.device)
         );
-    } else {
-        out += "Gap      none was saved for undo, so the chain has a gap here\n";
+    } else if outcome.bytes_written > 0 {
+        out += "Gap      nothing was saved for undo, so the chain has a gap here\n";
     }
     out
 }

@@ -127,9 +127,9 @@ fn undo_session_is_linked_and_private() {
     assert_eq!(json["plan"]["session"], b.as_str());
     assert_eq!(json["plan"]["accepted"], serde_json::json!(["gap"]));
     assert_eq!(json["plan"]["unproven"], true);
-    assert_eq!(json["plan"]["gap_now"], "unknown");
+    assert_eq!(json["plan"]["devices"][0]["gap_now"], "unknown");
     assert_eq!(json["result"]["bytes_written"], 21 * CHUNK);
-    let name = json["result"]["undo_session"].as_str().unwrap();
+    let name = json["result"]["undo_sessions"][0].as_str().unwrap();
     let Some(Item::Session(undo)) = lab.store.item(name.as_bytes()) else { panic!("{name}") };
     assert_eq!(undo.header.kind, Kind::Undo);
     assert_eq!(undo.status.state, State::Closed);
@@ -184,8 +184,8 @@ fn dry_run_writes_nothing() {
     let ran = restore(&lab, &["latest~1", "--dry-run", "--accept-gap", "--json"]).expect(0);
     let json = ran.json();
     assert_eq!(json["result"], Value::Null);
-    assert_eq!(json["plan"]["chain"].as_array().unwrap().len(), 2);
-    let covered = json["plan"]["bytes_covered"].as_u64().unwrap();
+    assert_eq!(json["plan"]["devices"][0]["chain"].as_array().unwrap().len(), 2);
+    let covered = json["plan"]["devices"][0]["bytes_covered"].as_u64().unwrap();
     assert_eq!(covered, 47 * CHUNK as u64 + 1536);
     assert_eq!(json["plan"]["bytes_to_write"], covered);
     restore(&lab, &["latest", "--dry-run"]).expect(5);
@@ -258,8 +258,8 @@ fn a_missing_session_is_a_gap() {
     fs::remove_dir_all(lab.path(&b)).unwrap();
     restore(&lab, &[&a, "--yes"]).expect(5).says("a session in between is missing");
     let json = restore(&lab, &[&a, "--dry-run", "--accept-gap", "--json"]).expect(0).json();
-    assert_eq!(json["plan"]["chain"][0]["gap_before"], "missing");
-    assert_eq!(json["plan"]["chain"][1]["gap_before"], Value::Null);
+    assert_eq!(json["plan"]["devices"][0]["chain"][0]["gap_before"], "missing");
+    assert_eq!(json["plan"]["devices"][0]["chain"][1]["gap_before"], Value::Null);
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn description_of_an_undo_session() {
     let (_tmp, mut lab) = lab();
     two_sessions(&mut lab);
     let json = restore(&lab, &["latest", "--yes", "--accept-gap", "--json"]).expect(0).json();
-    let undo = lab.path(json["result"]["undo_session"].as_str().unwrap());
+    let undo = lab.path(json["result"]["undo_sessions"][0].as_str().unwrap());
     let meta: Value = serde_json::from_slice(&fs::read(undo.join("meta.json")).unwrap()).unwrap();
     assert_eq!(meta["device"], lab.image.to_str().unwrap());
     assert_eq!(meta["snapshot_type"], "COW");

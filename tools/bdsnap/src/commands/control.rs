@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use bdsnap_abi::ioctl::{CONTROL_ABSENT, CONTROL_ALREADY, CONTROL_MOUNTED, MODULE_SECRET};
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::config::Config;
-use bdsnap_core::module::{self, Control, Module};
+use bdsnap_core::identity;
+use bdsnap_core::module::{self, Control, Module, ModuleStatus};
 use bdsnap_core::store::{Init, Store};
 use bdsnap_core::{text, Error, Kind};
 
@@ -27,8 +28,9 @@ pub(crate) fn activate(common: &Common, args: &Activate) -> Result<Done, Error> 
         return Err(Error::new(Kind::Usage, "the system call takes no durability"));
     }
     let module = open()?;
-    make_store(common, &module)?;
+    let store = make_store(common, &module)?;
     let flags = control(&module, registration, true, durability)?;
+    identity::note_all(&store, &module.status()?);
     let name = text::path(&registration.device);
     let said = if flags & CONTROL_ALREADY != 0 {
         format!("{name} was protected already")
@@ -64,6 +66,10 @@ pub(crate) fn deactivate(common: &Common, args: &Deactivate) -> Result<Done, Err
 pub(crate) fn settle(common: &Common, args: &Settle) -> Result<Done, Error> {
     let module = Module::require()?;
     module.settle()?;
+    let status = module.status()?;
+    if let Ok(store) = Store::open(&store_path(common, &status)) {
+        identity::note_all(&store, &status);
+    }
     common.say_more("the module looked its devices up again");
     if args.raw {
         module.end_raw()?;
@@ -116,19 +122,21 @@ fn persist(common: &Common, args: &Registration, keep: bool) -> Result<Done, Err
 
 /// Makes the module's store if it is a missing or empty directory. If it
 /// cannot be, sessions will break, and that is worth an error now.
-fn make_store(common: &Common, module: &Module) -> Result<(), Error> {
-    let path = match &common.store {
-        Some(p) => p.clone(),
-        None => {
-            let status = module.status()?;
-            match status.store() {
-                b"" => common.store(),
-                named => PathBuf::from(OsStr::from_bytes(named)),
-            }
-        }
-    };
-    if let (store, Init::Created) = Store::init(&path)? {
+fn make_store(common: &Common, module: &Module) -> Result<Store, Error> {
+    let (store, init) = Store::init(&store_path(common, &module.status()?))?;
+    if init == Init::Created {
         common.say(&format!("made the store {}", text::path(store.path())));
     }
-    Ok(())
+    Ok(store)
+}
+
+/// Where the store is: as given, or as the module was told.
+fn store_path(common: &Common, status: &ModuleStatus) -> PathBuf {
+    match &common.store {
+        Some(p) => p.clone(),
+        None => match status.store() {
+            b"" => common.store(),
+            named => PathBuf::from(OsStr::from_bytes(named)),
+        },
+    }
 }

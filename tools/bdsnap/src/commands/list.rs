@@ -4,7 +4,7 @@
 
 use bdsnap_abi::format::State;
 use bdsnap_cli::{Common, Done};
-use bdsnap_core::device::{Matcher, Target};
+use bdsnap_core::device::{Match, Matcher, Target};
 use bdsnap_core::module::{Control, Module, ModuleStatus};
 use bdsnap_core::session::{Session, View};
 use bdsnap_core::store::{Item, Store};
@@ -78,10 +78,10 @@ pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
     let mut items = store.items()?;
     if let Some(device) = &args.device {
         let target = Target::find(device)?;
-        let mut matcher = Matcher::new(&target);
+        let mut matcher = Matcher::in_store(&target, &store);
         items.retain(|item| match item {
-            Item::Session(s) => matcher.ground(s.header.name()).is_some(),
-            Item::Original(o) => o.device.as_ref().is_some_and(|d| matcher.ground(d).is_some()),
+            Item::Session(s) => matches!(matcher.judge(&s.header), Match::Yes(_)),
+            Item::Original(o) => chain::original_ground(&mut matcher, &target, o).is_some(),
             Item::Damaged(_) => false,
         });
         if items.is_empty() && !args.json {
