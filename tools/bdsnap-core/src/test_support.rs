@@ -41,6 +41,8 @@ pub struct Options {
     pub gap: Gap,
     /// Its group.
     pub group: Id,
+    /// A device of the group was not registered.
+    pub incomplete: bool,
     /// Bytes of a chunk.
     pub chunk: u32,
     /// Writes runs of zeros without data.
@@ -54,6 +56,7 @@ impl Default for Options {
             durability: Durability::Strict,
             gap: Gap::None,
             group: NO_ID,
+            incomplete: false,
             chunk: 4096,
             zeros: false,
         }
@@ -84,6 +87,14 @@ impl Lab {
         Self { store, image, device, last: NO_ID, sessions: 0 }
     }
 
+    /// Another image beside this one, with sessions in the same store.
+    pub fn beside(&self, name: &str, bytes: usize) -> Self {
+        let image = self.image.with_file_name(name);
+        let device = pattern(bytes, 77 + self.sessions as u64);
+        fs::write(&image, &device).unwrap();
+        Self { store: self.store.clone(), image, device, last: NO_ID, sessions: self.sessions + 100 }
+    }
+
     /// A session begins.
     pub fn record(&mut self, options: &Options) -> Recorder<'_> {
         self.sessions += 1;
@@ -102,6 +113,9 @@ impl Lab {
         header.durability = options.durability;
         header.gap_before = options.gap;
         header.dev_flags = bdsnap_abi::format::DEV_IMAGE;
+        if options.incomplete {
+            header.dev_flags |= bdsnap_abi::format::GROUP_INCOMPLETE;
+        }
         assert!(header.set_name(self.image.as_os_str().as_bytes()));
         let chunks = self.device.len().div_ceil(options.chunk as usize);
         Recorder {
@@ -255,4 +269,35 @@ pub fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
             (state >> 24) as u8
         })
         .collect()
+}
+
+/// A session as the original module leaves it; `entries`: first sector and
+/// content. Returns its directory's name.
+pub fn original(
+    store: &Store,
+    base: &str,
+    seconds: u64,
+    device: Option<&Path>,
+    entries: &[(u64, Vec<u8>)],
+) -> String {
+    let dir = format!("{base}_{seconds}");
+    let path = store.path().join(&dir);
+    fs::create_dir(&path).unwrap();
+    let (mut map, mut dat) = (Vec::new(), Vec::new());
+    for (sector, content) in entries {
+        map.extend_from_slice(&sector.to_le_bytes());
+        map.extend_from_slice(&(content.len() as u32).to_le_bytes());
+        map.extend_from_slice(&(dat.len() as u64).to_le_bytes());
+        dat.extend_from_slice(content);
+    }
+    fs::write(path.join(MAP_NAME), map).unwrap();
+    fs::write(path.join(DAT_NAME), dat).unwrap();
+    if let Some(device) = device {
+        let meta = format!(
+            r#"{{"device": "{}", "timestamp": {seconds}000000000, "block_size": 4096, "fs_type": "ext4", "total_blocks_saved": 0, "snapshot_type": "COW"}}"#,
+            device.display()
+        );
+        fs::write(path.join("meta.json"), meta).unwrap();
+    }
+    dir
 }

@@ -277,9 +277,13 @@ fn stopped_anywhere_it_goes_on_or_back() {
         } else {
             assert!(lab.content() != now && lab.content() != past, "{phase} {after}");
         }
-        // Back, without any gap, and then all the way.
-        if !untouched && after > 0 {
+        // On, back and then all the way, without any gap.
+        if !untouched {
             assert!(e.hint.unwrap().contains("--resume"));
+            let on = How { resume: true, ..How::default() };
+            restore(&lab, &world, Selector::Undo, &on).unwrap();
+            assert!(lab.content() == past, "{phase} {after}");
+            assert_eq!(lab.store.items().unwrap().len(), 2, "the undo session of before");
             restore(&lab, &world, Selector::Undo, &How::default()).unwrap();
             assert!(lab.content() == now, "{phase} {after}");
         }

@@ -43,11 +43,12 @@ impl Prepared<'_> {
                 journal
             }
             None => {
-                // What is right already keeps its chain as it is.
-                self.members.retain(|m| !m.batches.is_empty());
-                if self.members.is_empty() {
+                if self.members.iter().all(|m| m.batches.is_empty()) {
+                    self.give_up_others()?;
                     return Ok(Outcome { bytes_written: 0, undo_sessions: Vec::new(), partial });
                 }
+                // What is right already keeps its chain as it is.
+                self.members.retain(|m| !m.batches.is_empty());
                 self.begin(progress, stop)?
             }
         };
@@ -78,6 +79,7 @@ impl Prepared<'_> {
             Ok(()) => {
                 journal::remember(self.store, &line)?;
                 progress.step("history written");
+                self.give_up_others()?;
                 journal.remove()?;
                 settled?;
                 Ok(Outcome { bytes_written: written, undo_sessions, partial })
@@ -130,7 +132,6 @@ impl Prepared<'_> {
             accepted: self.plan.accepted.iter().map(|s| (*s).to_owned()).collect(),
             devices: self.members.iter().map(device).collect(),
         };
-        let given_up = journal::interrupted(self.store).unwrap_or_default();
         let mut journal = Journal::create(self.store, record)?;
         progress.step("journal made");
         let mut tails = Vec::new();
@@ -143,13 +144,21 @@ impl Prepared<'_> {
             journal.discard(self.store)?;
             return Err(e);
         }
-        for other in given_up {
-            let mut ids = self.members.iter().flat_map(|m| &m.chain);
-            if ids.any(|id| other.concerns(&text::hex(id))) {
+        self.give_up_others()?;
+        Ok(journal)
+    }
+
+    /// Forgets interrupted restores of these devices: this one takes their
+    /// place. One that is of other devices, too, stays.
+    fn give_up_others(&self) -> Result<()> {
+        let ours: Vec<String> =
+            self.members.iter().flat_map(|m| &m.chain).map(|id| text::hex(id)).collect();
+        for other in journal::interrupted(self.store).unwrap_or_default() {
+            if other.record.devices.iter().all(|d| d.concerns(&ours)) {
                 other.remove()?;
             }
         }
-        Ok(journal)
+        Ok(())
     }
 
     /// `tails` get the chains' tails that were replaced.

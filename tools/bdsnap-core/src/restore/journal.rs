@@ -191,18 +191,17 @@ impl Journal {
         fsutil::sync_dir(fsutil::parent(&self.dir))
     }
 
-    /// Whether it is of a chain with this session.
-    pub fn concerns(&self, session_id: &str) -> bool {
-        self.record.devices.iter().any(|d| {
-            d.undo.as_ref().is_some_and(|u| u.session_id == session_id)
-                || d.chain.iter().any(|s| s == session_id)
-        })
+    /// Whether it is of a device with one of these sessions.
+    pub fn concerns(&self, session_ids: &[String]) -> bool {
+        self.record.devices.iter().any(|d| d.concerns(session_ids))
     }
+}
 
-    /// Whether it made this undo session.
-    pub fn made(&self, session_id: &str) -> bool {
-        let mut undos = self.record.devices.iter().filter_map(|d| d.undo.as_ref());
-        undos.any(|u| u.session_id == session_id)
+impl Device {
+    /// Whether one of these sessions is its own.
+    pub(super) fn concerns(&self, session_ids: &[String]) -> bool {
+        let undo = self.undo.iter().map(|u| &u.session_id);
+        self.chain.iter().chain(undo).any(|s| session_ids.contains(s))
     }
 }
 

@@ -42,10 +42,9 @@ pub fn resume<'a>(
     drop(module);
     let items = store.items()?;
     let chain = Chain::of(store, request.target, &items);
-    let of_chain = |j: &Journal| {
-        chain.sessions.iter().any(|s| j.concerns(&text::hex(&s.header.session_id)))
-    };
-    let Some(journal) = journal::interrupted(store)?.into_iter().find(of_chain) else {
+    let ours: Vec<String> =
+        chain.sessions.iter().map(|s| text::hex(&s.header.session_id)).collect();
+    let Some(journal) = journal::interrupted(store)?.into_iter().find(|j| j.concerns(&ours)) else {
         return Err(Error::not_found(format!(
             "no interrupted restore of {}",
             text::path(&request.target.given)
