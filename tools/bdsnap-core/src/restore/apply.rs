@@ -44,7 +44,7 @@ impl Prepared<'_> {
             }
             None => {
                 if self.members.iter().all(|m| m.batches.is_empty()) {
-                    self.give_up_others()?;
+                    self.give_up_others(&self.sessions())?;
                     return Ok(Outcome { bytes_written: 0, undo_sessions: Vec::new(), partial });
                 }
                 // What is right already keeps its chain as it is.
@@ -79,7 +79,7 @@ impl Prepared<'_> {
             Ok(()) => {
                 journal::remember(self.store, &line)?;
                 progress.step("history written");
-                self.give_up_others()?;
+                self.give_up_others(&journal.record.sessions)?;
                 journal.remove()?;
                 settled?;
                 Ok(Outcome { bytes_written: written, undo_sessions, partial })
@@ -130,6 +130,7 @@ impl Prepared<'_> {
             session: self.plan.session.clone(),
             session_id: self.plan.session_id.clone(),
             accepted: self.plan.accepted.iter().map(|s| (*s).to_owned()).collect(),
+            sessions: self.sessions(),
             devices: self.members.iter().map(device).collect(),
         };
         let mut journal = Journal::create(self.store, record)?;
@@ -144,17 +145,21 @@ impl Prepared<'_> {
             journal.discard(self.store)?;
             return Err(e);
         }
-        self.give_up_others()?;
+        self.give_up_others(&journal.record.sessions)?;
         Ok(journal)
+    }
+
+    /// All sessions that are taken back.
+    fn sessions(&self) -> Vec<String> {
+        let chains = self.plan.devices.iter().flat_map(|d| &d.chain);
+        chains.map(|step| step.session_id.clone()).collect()
     }
 
     /// Forgets interrupted restores of these devices: this one takes their
     /// place. One that is of other devices, too, stays.
-    fn give_up_others(&self) -> Result<()> {
-        let ours: Vec<String> =
-            self.members.iter().flat_map(|m| &m.chain).map(|id| text::hex(id)).collect();
+    fn give_up_others(&self, ours: &[String]) -> Result<()> {
         for other in journal::interrupted(self.store).unwrap_or_default() {
-            if other.record.devices.iter().all(|d| d.concerns(&ours)) {
+            if other.record.devices.iter().all(|d| d.concerns(ours)) {
                 other.remove()?;
             }
         }

@@ -67,7 +67,10 @@ pub struct Record {
     pub session_id: String,
     /// The overrides that were needed and given.
     pub accepted: Vec<String>,
-    /// Its devices.
+    /// All sessions that are taken back, by identity, also of devices that are
+    /// right already and so not among `devices`.
+    pub sessions: Vec<String>,
+    /// The devices that are written.
     pub devices: Vec<Device>,
 }
 
