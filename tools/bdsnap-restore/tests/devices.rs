@@ -186,3 +186,25 @@ fn a_device_of_another_size_is_refused() {
     fs::remove_file(&lab.image).unwrap();
     expect(&restore(&lab, &device.0, &YES), 5, "4194304 bytes");
 }
+
+#[test]
+fn an_image_onto_another_device() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), SIZE);
+    let past = session(&mut lab, None);
+    let other = tmp.path().join("other");
+    fs::write(&other, pattern(SIZE + 8192, 44)).unwrap();
+    let Some(device) = Loop::attach(&other, &[]) else { return };
+    let to = ["latest", "--accept-gap", "--to", &device.0, "--yes"];
+    expect(&restore(&lab, &lab.image, &to), 5, "name the file behind it");
+    fs::remove_file(&other).unwrap();
+    expect(&restore(&lab, &lab.image, &to[..4]), 5, "--yes confirms it");
+    assert!(read(&device.0) == pattern(SIZE + 8192, 44));
+    expect(&restore(&lab, &lab.image, &to), 0, "written");
+    let there = read(&device.0);
+    assert!(there[..SIZE] == past && there[SIZE..] == pattern(SIZE + 8192, 44)[SIZE..]);
+    let busy = fs::File::open(&device.0).unwrap();
+    expect(&restore(&lab, &lab.image, &to), 0, "written");
+    drop(busy);
+    assert!(lab.content() == lab.device);
+}

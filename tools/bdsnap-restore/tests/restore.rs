@@ -454,3 +454,141 @@ fn description_of_an_undo_session() {
     assert_eq!(meta["restored_id"], "02".repeat(16));
     assert_eq!(meta["total_blocks_saved"], 21);
 }
+
+#[test]
+fn a_moved_image_is_recognised_by_its_content() {
+    let (tmp, mut lab) = lab();
+    let [(a, first), _] = two_sessions(&mut lab);
+    // What the module would remember of the end.
+    let mut tail = bdsnap_core::abi::format::Tail::new();
+    tail.session_id = lab.last;
+    tail.chain_seq = 2;
+    tail.device_bytes = SIZE as u64;
+    let name = lab.image.as_os_str().as_encoded_bytes().to_vec();
+    let head = bdsnap_core::writer::Head::of(&lab.content()[..128 * 1024]);
+    tail.head_sha256 = head.sha256;
+    lab.store.set_tail(&name, &tail).unwrap();
+
+    let moved = tmp.path().canonicalize().unwrap().join("moved.img");
+    fs::rename(&lab.image, &moved).unwrap();
+    let args = |extra: &[&'static str]| -> Vec<std::ffi::OsString> {
+        let mut args = vec![moved.clone().into(), a.clone().into()];
+        args.extend(extra.iter().map(Into::into));
+        args
+    };
+    let ran = |args: Vec<std::ffi::OsString>| {
+        run(&lab, &args.iter().map(|a| a.as_os_str()).collect::<Vec<_>>())
+    };
+    ran(args(&["--yes", "--accept-gap", "-v"])).expect(0).says("same content as at the end");
+    assert!(fs::read(&moved).unwrap() == first);
+    // Something else of that size is not it.
+    fs::write(&moved, pattern(SIZE, 99)).unwrap();
+    ran(args(&["--dry-run", "--accept-gap"])).expect(5).says("of another device");
+    // Nor is a copy while the recorded one is there.
+    fs::write(&lab.image, &lab.device).unwrap();
+    fs::write(&moved, &lab.device).unwrap();
+    ran(args(&["--dry-run", "--accept-gap"])).expect(5).says("of another device");
+}
+
+#[test]
+fn progress_as_lines_of_json() {
+    let (_tmp, mut lab) = lab();
+    two_sessions(&mut lab);
+    let ran = restore(&lab, &["latest", "--yes", "--accept-gap", "--json-lines"]).expect(0);
+    let lines: Vec<Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let of = |kind: &str| lines.iter().filter(|l| l["type"] == kind).collect::<Vec<_>>();
+    let phases: Vec<&str> =
+        of("progress").iter().map(|l| l["phase"].as_str().unwrap()).collect();
+    for phase in ["verify", "compare", "save for undo", "restore", "check"] {
+        assert!(phases.contains(&phase), "{phase} in {phases:?}");
+    }
+    for l in of("progress") {
+        assert!(l["done"].as_u64().unwrap() <= l["total"].as_u64().unwrap(), "{l}");
+    }
+    // Each phase ends at its total.
+    for pair in of("progress").windows(2).filter(|p| p[0]["phase"] != p[1]["phase"]) {
+        assert_eq!(pair[0]["done"], pair[0]["total"], "{}", pair[0]);
+    }
+    assert_eq!(of("plan").len(), 1);
+    assert_eq!(of("result")[0]["result"]["bytes_written"], 21 * CHUNK);
+    let ran = restore(&lab, &["latest", "--yes", "--json-lines"]).expect(5);
+    let last: Value = serde_json::from_str(ran.out.lines().last().unwrap()).unwrap();
+    assert_eq!(last["type"], "error");
+    assert_eq!(last["exit_code"], 5);
+}
+
+#[test]
+fn history_of_restores() {
+    let (_tmp, mut lab) = lab();
+    let [(a, _), (b, _)] = two_sessions(&mut lab);
+    restore(&lab, &["latest", "--dry-run", "--accept-gap"]).expect(0);
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(0);
+    restore(&lab, &[&a, "--yes", "--accept-gap", "--no-undo"]).expect(0);
+    restore(&lab, &[&a, "--yes", "--accept-gap"]).expect(0).says("nothing to write");
+    let path = lab.store.path().join(".bdsnap-history");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(path).unwrap();
+    let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "of what wrote something: {text}");
+    assert_eq!(lines[0]["session"], b.as_str());
+    assert_eq!(lines[0]["result"], "done");
+    assert_eq!(lines[0]["undo_sessions"].as_array().unwrap().len(), 1);
+    assert_eq!(lines[1]["session"], a.as_str());
+    assert_eq!(lines[1]["undo_sessions"].as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn nothing_to_resume() {
+    let (_tmp, mut lab) = lab();
+    two_sessions(&mut lab);
+    restore(&lab, &["--resume", "--yes"]).expect(3).says("no interrupted restore");
+    restore(&lab, &["latest", "--resume"]).expect(2);
+}
+
+/// Killed by a signal in the middle, as a user would.
+#[test]
+fn a_signal_stops_between_pieces_and_says_how_to_go_on() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), 96 << 20);
+    let past = lab.device.clone();
+    let mut r = lab.record(&Options::default());
+    r.write(0, &pattern(96 << 20, 3));
+    r.end(State::Closed);
+    let now = lab.content();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_bdsnap-restore"))
+        .arg("--store")
+        .arg(lab.store.path())
+        .arg(&lab.image)
+        .args(["latest", "--yes", "--accept-gap", "--json-lines"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // As soon as the writes begin.
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut last = String::new();
+    for line in lines.map(Result::unwrap) {
+        if line.contains("\"phase\":\"restore\"") {
+            let kill = format!("kill -INT {}", child.id());
+            assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        }
+        last = line;
+    }
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(0) {
+        // It was done before the signal came.
+        assert!(lab.content() == past);
+        eprintln!("skipped: too fast to be stopped");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(130), "{err}");
+    assert!(err.contains("--resume' goes on") && err.contains("--undo' goes back"), "{err}");
+    assert!(last.contains("\"type\":\"error\""), "{last}");
+    let middle = lab.content();
+    assert!(middle != past);
+    restore(&lab, &["--resume", "--yes"]).expect(0).says("goes on");
+    assert!(lab.content() == past);
+    restore(&lab, &["--undo", "--yes", "--accept-gap"]).expect(0);
+    assert!(lab.content() == now);
+}
