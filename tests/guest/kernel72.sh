@@ -110,7 +110,7 @@ is "btrfs: to its end" closed "$(sessions /dev/vdc)"
 copy /dev/vdc btrfs1.1
 copy /dev/vdd btrfs2.1
 for disk in /dev/vdc /dev/vdd; do
-	try bdsnap-restore $disk latest --yes
+	try bdsnap-restore $disk latest --yes --alone
 	is "btrfs: restore $disk" 0 $code
 done
 
@@ -148,6 +148,8 @@ copy /dev/vdf f2fs2.1
 is "f2fs: both to their end" "closed, closed closed" "$(sessions /dev/vde), $(sessions /dev/vdf)"
 for disk in /dev/vde /dev/vdf; do
 	try bdsnap-restore $disk latest --yes
+	is "f2fs: $disk without the other: refused" 5 $code
+	try bdsnap-restore $disk latest --yes --alone
 	is "f2fs: restore $disk" 0 $code
 done
 # Who opens a device exclusively without being a filesystem claims nothing.
