@@ -70,7 +70,9 @@ impl Claims {
     /// already, and whether one of its devices is not registered.
     fn group_of(&self, holder: *mut c_void) -> (Option<Id>, bool) {
         let mut own = self.0.iter().filter(|c| c.holder == holder);
-        let incomplete = own.clone().any(|c| c.volumes.is_empty());
+        // Registered without a session is no better than not registered.
+        let recorded = |c: &Claim| c.volumes.first().is_some_and(|v| v.session().is_some());
+        let incomplete = own.clone().any(|c| !recorded(c));
         let id = own.find_map(|c| Some(c.volumes.first()?.session()?.group_id));
         (id, incomplete)
     }
@@ -136,7 +138,7 @@ fn claim(
         // is not one device more of the filesystem.
         group = sys::random_id();
     }
-    let registered = !counted.is_empty();
+    let registered = counted.first().is_some_and(|v| v.session().is_some());
     let mut claims = core().claims.lock();
     let own = claims.0.iter_mut().find(|c| c.file == file).ok_or(EINVAL)?;
     own.volumes = counted;
@@ -224,13 +226,11 @@ fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo, opening: &Opening) 
     if !first {
         return true;
     }
-    if let Some(raw) = volume.session() {
-        lifecycle::stop(volume, &raw);
-    }
+    volume.stop_raw();
     volume.unprotected.store(false, Ordering::Relaxed);
     let moved = match volume.image {
-        Some(_) => image::bind(volume, disk),
-        None => follow_partition(volume, info),
+        Some(_) => image::bind(volume, disk, disk.seq()),
+        None => follow(volume, info),
     };
     match moved.and_then(|()| lifecycle::start(volume, disk, opening)) {
         Ok(()) => {
@@ -252,16 +252,20 @@ fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo, opening: &Opening) 
     true
 }
 
-/// A partition may have been moved since it was bound, with nobody telling.
-fn follow_partition(volume: &Volume, info: &BdevInfo) -> Result {
+/// A partition may have been moved since it was bound, a medium changed, with
+/// nobody telling.
+fn follow(volume: &Volume, info: &BdevInfo) -> Result {
     let claimed = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
     {
         let mut bound = volume.bound.lock();
-        let Some(b) = (*bound).as_mut().filter(|b| b.is_partition(info)) else { return Ok(()) };
-        if b.sectors == claimed {
+        let Some(b) = (*bound).as_mut() else { return Ok(()) };
+        let sectors = if b.is_partition(info) { claimed } else { b.sectors };
+        let seq = b.disk.seq();
+        if b.sectors == sectors && b.seq == seq {
             return Ok(());
         }
-        b.sectors = claimed;
+        b.sectors = sectors;
+        b.seq = seq;
     }
     volume.watched.store(false, Ordering::Relaxed);
     core().registry.lock().publish()
@@ -301,7 +305,8 @@ fn end(volume: &Arc<Volume>) {
     }
     // There is none if it could not be started.
     if let Some(session) = volume.session() {
-        lifecycle::stop(volume, &session);
+        let there = volume.is_present();
+        lifecycle::stop(volume, &session, there);
     }
     volume.lapsed_ns.store(0, Ordering::Relaxed);
     if volume.retired.load(Ordering::Relaxed) {

@@ -39,8 +39,8 @@ static FILE_OPERATIONS: FileOperations = FileOperations(bindings::file_operation
 });
 
 /// Like `MiscDeviceRegistration::register`, with an owner.
-pub(crate) fn register_control_device(
-) -> impl PinInit<MiscDeviceRegistration<ControlDevice>, Error> {
+pub(crate) fn register_control_device() -> impl PinInit<MiscDeviceRegistration<ControlDevice>, Error>
+{
     let init = |slot: *mut MiscDeviceRegistration<ControlDevice>| {
         let device: *mut bindings::miscdevice = slot.cast();
         // SAFETY: The registration is transparent over a `miscdevice`; the slot

@@ -144,6 +144,7 @@ fn absolute(name: &[u8]) -> Result<KVec<u8>> {
 fn bind(dev: u32) -> Result<Bound> {
     let (disk, info) = Disk::by_devt(dev)?;
     Ok(Bound {
+        seq: disk.seq(),
         disk,
         sectors: if info.partition != 0 {
             Sectors::new(info.start, info.sectors).ok_or(EINVAL)?
@@ -229,7 +230,7 @@ fn is_same(volume: &Volume, r: &Resolved) -> bool {
     match (&volume.image, &r.image) {
         (Some(a), Some(b)) => **a == **b,
         (None, None) => match (&*volume.bound.lock(), &r.bound) {
-            (Some(a), Some(b)) => a.disk.as_ptr() == b.disk.as_ptr() && a.sectors == b.sectors,
+            (Some(a), Some(b)) => a.is_same(b),
             _ => false,
         },
         _ => false,
@@ -239,9 +240,7 @@ fn is_same(volume: &Volume, r: &Resolved) -> bool {
 /// Whether a name stands for another disk than the one that was watched.
 fn is_another(volume: &Volume, r: &Resolved) -> bool {
     match (&*volume.bound.lock(), &r.bound) {
-        (Some(a), Some(b)) => {
-            a.disk.as_ptr() != b.disk.as_ptr() || a.sectors != b.sectors || !a.disk.is_alive()
-        }
+        (Some(a), Some(b)) => !a.is_same(b) || !a.is_there(),
         (None, Some(_)) => true,
         _ => false,
     }
@@ -268,8 +267,12 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     let r = resolve(name)?;
     let _control = core().control.lock();
     if let Some(volume) = find(&r) {
-        volume.retired.store(false, Ordering::Relaxed);
-        return Ok(CONTROL_ALREADY);
+        // If its last session ends just now it may be forgotten any moment.
+        let _turning = volume.turning.lock();
+        if !volume.gone.load(Ordering::Relaxed) {
+            volume.retired.store(false, Ordering::Relaxed);
+            return Ok(CONTROL_ALREADY);
+        }
     }
     let mut flags = 0;
     if let Some(bound) = &r.bound {
@@ -307,8 +310,18 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
         if published.is_err() {
             let at = registry.volumes.len() - 1;
             registry.volumes.truncate(at);
+            return published;
         }
-        published
+        // A mount may have come before the hook knew the device.
+        if let Some(volume) = registry.volumes.last() {
+            let bound = volume.bound.lock();
+            let mounted = |b: &Bound| b.disk.is_mounted(b.sectors.start, b.sectors.end);
+            if bound.as_ref().is_some_and(mounted) && !volume.is_claimed() {
+                volume.unprotected.store(true, Ordering::Relaxed);
+                flags |= CONTROL_MOUNTED;
+            }
+        }
+        Ok(())
     });
     if result.is_err() {
         remove_hooks_if_idle();
@@ -424,6 +437,16 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     request.flags |= RESTORE_REGISTERED;
     if request.phase == RESTORE_BEGIN {
         volume.stop_raw();
+        if volume.is_claimed() || volume.is_waited_for() || volume.restoring.load(Ordering::Acquire)
+        {
+            return Err(EBUSY);
+        }
+    } else {
+        // Only its own; it may have been given up because of a mount.
+        let own = file.restoring.lock().as_ref().is_some_and(|v| Arc::ptr_eq(v, &volume));
+        if !own || !volume.restoring.load(Ordering::Acquire) {
+            return if request.phase == RESTORE_WRITE { Err(EBUSY) } else { Ok(()) };
+        }
     }
     let tail = stored_tail(&volume).ok();
     if let Some(tail) = &tail {
@@ -431,10 +454,8 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     }
     match request.phase {
         RESTORE_BEGIN => {
-            if volume.is_claimed() {
-                return Err(EBUSY);
-            }
-            let mut written = volume.foreign.load(Ordering::Acquire);
+            let mut written = volume.foreign.swap(false, Ordering::AcqRel);
+            volume.foreign_before.store(written, Ordering::Release);
             if let (Some(image), Some(tail)) = (&volume.image, &tail) {
                 let now = crate::look::mtime(image, 2_000);
                 written |= tail.image_mtime_ns != 0 && now != tail.image_mtime_ns;
@@ -454,14 +475,18 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
             volume.restoring.store(true, Ordering::Release);
             *file.restoring.lock() = Some(volume.clone());
         }
+        // What was planned is not what there is any more.
+        RESTORE_WRITE if volume.restore_wrote.load(Ordering::Acquire) => return Err(EBUSY),
+        RESTORE_WRITE => {}
         RESTORE_END => {
-            // Only what the restore itself wrote is accounted for by it.
-            if volume.restoring.swap(false, Ordering::AcqRel) {
-                volume.foreign.store(false, Ordering::Release);
-                volume.watched.store(true, Ordering::Release);
-            }
+            volume.restoring.store(false, Ordering::Release);
+            volume.watched.store(true, Ordering::Release);
+            *file.restoring.lock() = None;
         }
-        RESTORE_ABORT => volume.abandon_restore(),
+        RESTORE_ABORT => {
+            volume.abandon_restore();
+            *file.restoring.lock() = None;
+        }
         _ => return Err(EINVAL),
     }
     Ok(())

@@ -69,6 +69,8 @@ pub(crate) struct Core {
     pub(crate) sealed: AtomicBool,
     pub(crate) has_secret: AtomicBool,
     pub(crate) hooks: AtomicBool,
+    /// Hibernation is under way.
+    pub(crate) asleep: AtomicBool,
     pub(crate) syscalls: AtomicBool,
     /// 0 passed, an errno, or `u32::MAX`: not run.
     pub(crate) self_test: AtomicU32,
@@ -104,6 +106,7 @@ impl Core {
                 sealed: AtomicBool::new(false),
                 has_secret: AtomicBool::new(false),
                 hooks: AtomicBool::new(false),
+                asleep: AtomicBool::new(false),
                 syscalls: AtomicBool::new(false),
                 self_test: AtomicU32::new(u32::MAX),
                 device: AtomicPtr::new(::core::ptr::null_mut()),

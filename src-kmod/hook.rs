@@ -17,7 +17,7 @@ use crate::registry::{self, Volume, Wait};
 use crate::session::Session;
 use crate::sys::{self, bio, BioView, Disk, HeldBio, Hook};
 use ::core::ptr::null_mut;
-use ::core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kernel::bindings;
 use kernel::ffi::{c_int, c_long, c_uint, c_void};
 use kernel::prelude::*;
@@ -88,12 +88,19 @@ extern "C" fn bdsnap_submit(bio: *mut bio) {
         }
         return;
     }
-    send_on(bio);
+    let patient = !bio.view().is_nowait() && sys::may_throttle();
+    send(bio, patient);
 }
 
 /// Sends a bio on: to a session that must hold it (a first or, behind the one
 /// that has just let it go, another), to wait for one, or to its device.
-pub(crate) fn send_on(mut bio: HeldBio) {
+pub(crate) fn send_on(bio: HeldBio) {
+    // What works for a session must not wait for another one.
+    send(bio, false);
+}
+
+/// The same for a submitter that waits, if it is `patient`, when much is held.
+fn send(mut bio: HeldBio, patient: bool) {
     enum Next {
         Session(Arc<Session>),
         Gate(Arc<Volume>),
@@ -110,8 +117,8 @@ pub(crate) fn send_on(mut bio: HeldBio) {
             }
         };
         match next {
-            Some(Next::Session(session)) => return session.park(bio),
-            Some(Next::Gate(volume)) => match volume.wait_at_gate(bio) {
+            Some(Next::Session(session)) => return session.park(bio, patient),
+            Some(Next::Gate(volume)) => match volume.wait_at_gate(bio, patient) {
                 Ok(()) => return,
                 Err(back) => bio = back,
             },
@@ -298,10 +305,13 @@ extern "C" fn bdsnap_tick() {
     if TICK.fetch_add(1, Ordering::Relaxed) % looks_at == 0 {
         core().for_each_session(|session| session.look());
     }
-    let now_ns = sys::now_boot_ns();
-    registry::for_each_bound(|disk, sectors, volume| {
+    if core().asleep.load(Ordering::Acquire) {
+        return;
+    }
+    let now_ns = sys::now_awake_ns();
+    registry::for_each_bound(|disk, sectors, volume, there| {
         volume.look(now_ns);
-        if !disk.is_alive() && !volume.is_claimed() {
+        if !there && !volume.is_claimed() {
             volume.turn();
         }
         // Mounted when it was registered, and unmounted since.
@@ -319,7 +329,7 @@ const REBOOT_LOOKS: u32 = 250;
 /// Before a reboot or a power-off: what is in memory goes to the store.
 #[no_mangle]
 extern "C" fn bdsnap_on_reboot() -> c_int {
-    registry::for_each_bound(|_, _, volume| volume.end_raw());
+    registry::for_each_bound(|_, _, volume, _| volume.end_raw());
     core().for_each_session(|session| {
         session.kick_reader();
         session.kick_writer();
@@ -339,13 +349,35 @@ extern "C" fn bdsnap_on_reboot() -> c_int {
     0
 }
 
-/// Before hibernation: the image's content cannot be followed.
+/// Before hibernation: what is written from the image's making on cannot be
+/// followed, and nothing may be written to the store any more, which the image
+/// knows as it is now.
 #[no_mangle]
-extern "C" fn bdsnap_on_hibernate() -> c_int {
+extern "C" fn bdsnap_on_hibernate() {
+    if let Err(e) = registry::stop_raw() {
+        pr_err!("ending raw sessions: errno {}\n", -e.to_errno());
+    }
+    core().asleep.store(true, Ordering::Release);
     core().for_each_session(|session| {
         session.break_with(errno(bindings::ECANCELED), session.geo.on_disk().start);
     });
-    0
+    // Each says so in the store, while it still may.
+    for _ in 0..REBOOT_LOOKS {
+        let busy = AtomicBool::new(false);
+        core().for_each_session(|s| {
+            busy.fetch_or(!s.marked.load(Ordering::Acquire), Ordering::Relaxed);
+        });
+        if !busy.load(Ordering::Relaxed) {
+            break;
+        }
+        sys::sleep(20);
+    }
+}
+
+/// After it, or when it was given up.
+#[no_mangle]
+extern "C" fn bdsnap_on_wake() {
+    core().asleep.store(false, Ordering::Release);
 }
 
 /// Says in the log what is still alive; all must be zero.

@@ -50,21 +50,23 @@ pub(crate) fn backing_file(disk: &Disk) -> Result<Option<KVec<u8>>> {
     Ok(Some(path))
 }
 
-/// The `i`-th loop device and the path of the file that it shows.
-fn loop_device(i: u32) -> Result<(Disk, KVec<u8>)> {
+/// The `i`-th loop device, its medium, and the path of the file that it shows.
+fn loop_device(i: u32) -> Result<(Disk, u64, KVec<u8>)> {
     let mut dev = [0; 32];
     let attr = CString::try_from_fmt(fmt!("/sys/block/loop{}/dev", i))?;
     let n = sys::read_text(&attr, &mut dev)?;
     let (disk, _) = Disk::by_devt(sys::devt(&dev[..n])?)?;
+    // Before its path: a later change makes it out of date.
+    let seq = disk.seq();
     let path = backing_file(&disk)?.ok_or(ENXIO)?;
-    Ok((disk, path))
+    Ok((disk, seq, path))
 }
 
 /// The loop devices that show this file.
 pub(crate) fn loops_of(path: &[u8]) -> impl Iterator<Item = Disk> + '_ {
     (0..LOOPS)
         .filter_map(|i| loop_device(i).ok())
-        .filter_map(|(disk, p)| (*p == *path).then_some(disk))
+        .filter_map(|(disk, _, p)| (*p == *path).then_some(disk))
 }
 
 /// Binds registered images that nobody has mounted to loop devices that show
@@ -74,29 +76,23 @@ pub(crate) fn settle() -> Result {
         return Ok(());
     }
     for i in 0..LOOPS {
-        let Ok((disk, path)) = loop_device(i) else { continue };
+        let Ok((disk, seq, path)) = loop_device(i) else { continue };
         let found = match registered(&path) {
             Some(volume) => Some(volume),
             None => by_address(same_file(CName::new(&path)?.as_c_str()?)?),
         };
         let Some(volume) = found else { continue };
-        let _turning = volume.turning.lock();
-        let here = volume.bound.lock().as_ref().map(|b| b.disk.clone());
         // The loop device that it was bound to may show another file by now.
-        let still = match &here {
-            Some(disk) => shows(disk, &path),
-            None => false,
-        };
-        if !still && volume.session().is_none() && !volume.is_claimed() {
-            bind(&volume, &disk)?;
+        if volume.is_present() || volume.is_claimed() {
+            continue;
+        }
+        let _turning = volume.turning.lock();
+        if !volume.is_present() && !volume.is_claimed() {
+            volume.stop_raw();
+            bind(&volume, &disk, seq)?;
         }
     }
     Ok(())
-}
-
-/// Whether a loop device shows this file now.
-fn shows(disk: &Disk, path: &[u8]) -> bool {
-    backing_file(disk).is_ok_and(|p| p.is_some_and(|p| *p == *path))
 }
 
 /// The registered image of this path.
@@ -151,19 +147,21 @@ pub(crate) fn find(disk: &Disk) -> Result<Option<Arc<Volume>>> {
     if found.is_some() || !any() {
         return Ok(found);
     }
-    Ok(by_address(look::image(&path, LOOK_MS)))
+    Ok(by_address(look::image(&path, LOOK_MS)?))
 }
 
 /// Binds an image to the loop device that shows it now. The caller has the
 /// volume's `turning` lock, and no session runs.
-pub(crate) fn bind(volume: &Volume, disk: &Disk) -> Result {
+/// `seq` is the medium of which that was said.
+pub(crate) fn bind(volume: &Volume, disk: &Disk, seq: u64) -> Result {
     let mut bound = volume.bound.lock();
-    if bound.as_ref().is_some_and(|b| b.disk.as_ptr() == disk.as_ptr()) {
+    if bound.as_ref().is_some_and(|b| b.disk.as_ptr() == disk.as_ptr() && b.seq == seq) {
         return Ok(());
     }
     let (major, minor) = disk.number();
     *bound = Some(Bound {
         disk: disk.clone(),
+        seq,
         sectors: Bound::WHOLE,
         major,
         minor,

@@ -7,6 +7,7 @@ use crate::core_state::core;
 use crate::image;
 use crate::look;
 use crate::params::Discard;
+use crate::pure::crc::crc32c;
 use crate::pure::format::{
     Gap, Id, Kind, Sample, DEV_IMAGE, DEV_PARTITION, HEAD_LEN, NO_ID, RAW_IN_FLIGHT, SAMPLES_MAX,
 };
@@ -14,10 +15,11 @@ use crate::pure::meta::fs_guess;
 use crate::pure::plan::{Chunks, Geometry, Sectors};
 use crate::registry::Volume;
 use crate::session::{Beginning, Ending, Session, Summary};
-use crate::sys::{self, Disk, ModuleRef, Page};
+use crate::sys::{self, Disk, File, ModuleRef, Page};
 use ::core::sync::atomic::Ordering;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use kernel::str::CStr;
 use kernel::sync::Arc;
 
 /// How long a broken session is given to come to its end.
@@ -140,6 +142,7 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
     } else {
         (0, 0)
     };
+    let mut inflight = disk.inflight();
     // From here on writes are held.
     volume.arm(&session);
     sys::synchronize_rcu();
@@ -154,12 +157,16 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
         gap_before = match (foreign, same, watched) {
             (false, true, true) => Gap::None,
             (false, true, false) => Gap::Unknown,
-            // A session that was cut left nothing to compare with.
-            (false, false, _) if tail.load_id == NO_ID => Gap::Unknown,
+            // A session that was cut, or whose device went, left nothing to
+            // compare with.
+            (false, false, _) if tail.load_id == NO_ID || tail.head_sha256 == [0; 32] => {
+                Gap::Unknown
+            }
             _ => Gap::Written,
         };
     }
-    if disk.inflight() != 0 {
+    inflight += disk.inflight();
+    if inflight != 0 {
         dev_flags |= RAW_IN_FLIGHT;
     }
     *session.beginning.lock() = Some(Beginning {
@@ -187,11 +194,25 @@ fn samples_match(disk: &Disk, dev: &Sectors, samples: &[Sample]) -> bool {
         .iter()
         .all(|s| look_at(disk, dev, s.sector, s.bytes, &scratch).is_ok_and(|crc| crc == s.crc))
 }
-/// Ends a session: nothing is written after it.
-pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
+
+/// Waits a moment for what is in flight, so that it can be seen.
+fn calm_down(disk: &Disk) {
+    for _ in 0..50 {
+        if disk.inflight() == 0 {
+            return;
+        }
+        sys::sleep(20);
+    }
+}
+
+/// Ends a session: nothing is written after it. `there`: the disk is, with the
+/// session's medium, and somebody has it open.
+pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, there: bool) {
     let dev = session.geo.on_disk();
     let timeout = core().params.hold_timeout_ms;
-    session.disk.sync_caches(dev.start, dev.end);
+    if there {
+        session.disk.sync_caches(dev.start, dev.end);
+    }
     volume.disarm();
     sys::synchronize_rcu();
     session.begin_closing();
@@ -200,11 +221,19 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
         session.quiet.wait(AFTER_BREAK_MS);
     }
     let now = volume.bound.lock().as_ref().map(|b| b.extent());
-    if now.is_some_and(|now| now.len() < dev.len()) {
+    if there && now.is_some_and(|now| now.len() < dev.len()) {
         // What was cut off could not be saved.
         session.break_with(ENXIO, now.map_or(dev.start, |now| dev.start + now.len()));
     }
-    let ending = look_at_end(volume, session).unwrap_or(Ending {
+    let ending = if there {
+        if session.kind == Kind::Raw {
+            calm_down(&session.disk);
+        }
+        look_at_end(volume, session).ok()
+    } else {
+        volume.image.as_ref().and_then(|path| look::image_end(path, session, LOOK_MS))
+    };
+    let ending = ending.unwrap_or(Ending {
         head_sha256: [0; 32],
         samples: KVec::new(),
         image_mtime_ns: 0,
@@ -244,10 +273,11 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
     drop(old);
 }
 
-/// What the next session compares with: the device as it is now.
-fn look_at_end(volume: &Volume, session: &Session) -> Result<Ending> {
-    let dev = session.geo.on_disk();
-    let (head_sha256, _) = look_at_head(&session.disk, &dev)?;
+/// The session's samples: `crc` reads so many bytes from a sector on.
+fn samples_of(
+    session: &Session,
+    mut crc: impl FnMut(u64, u32) -> Result<u32>,
+) -> Result<KVec<Sample>> {
     let mut chunks = [0u64; SAMPLES_MAX];
     let mut n = 0;
     for chunk in session.queue.lock().sampler.kept() {
@@ -255,16 +285,54 @@ fn look_at_end(volume: &Volume, session: &Session) -> Result<Ending> {
         n += 1;
     }
     let mut samples = KVec::with_capacity(n, GFP_KERNEL)?;
-    let scratch = Scratch::new(session.geo.chunk_bytes() as usize)?;
     for &chunk in &chunks[..n] {
         let s = session.geo.device_sectors_of(&Chunks { start: chunk, end: chunk + 1 });
         let bytes = (s.len() * 512) as u32;
-        if bytes == 0 {
-            continue;
+        if bytes != 0 {
+            samples
+                .push(Sample { sector: s.start, bytes, crc: crc(s.start, bytes)? }, GFP_KERNEL)?;
         }
-        let crc = look_at(&session.disk, &dev, s.start, bytes, &scratch)?;
-        samples.push(Sample { sector: s.start, bytes, crc }, GFP_KERNEL)?;
     }
+    Ok(samples)
+}
+
+/// What the next session compares with, from the file of an image that no loop
+/// device shows any more. Walks a path.
+pub(crate) fn look_at_image(path: &CStr, session: &Session) -> Result<Ending> {
+    let image_mtime_ns = sys::name_info(path, true, None)?.mtime_ns;
+    let file = File::open_to_read(path)?;
+    let offset = (*session.beginning.lock()).map_or(0, |b| b.loop_offset);
+    let read = |sector: u64, buf: &mut [u8]| -> Result {
+        let at = sector.checked_mul(512).and_then(|b| b.checked_add(offset)).ok_or(EOVERFLOW)?;
+        if file.read(buf, at)? == buf.len() {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
+    };
+    let mut head = KVVec::from_elem(0u8, HEAD_LEN.min(session.geo.bytes()) as usize, GFP_KERNEL)?;
+    read(0, &mut head)?;
+    let mut chunk = KVVec::from_elem(0u8, session.geo.chunk_bytes() as usize, GFP_KERNEL)?;
+    let samples = samples_of(session, |sector, bytes| {
+        let chunk = chunk.get_mut(..bytes as usize).ok_or(EINVAL)?;
+        read(sector, chunk)?;
+        Ok(crc32c(chunk))
+    })?;
+    Ok(Ending {
+        head_sha256: sys::sha256(&head),
+        samples,
+        image_mtime_ns,
+        device_bytes: session.geo.bytes(),
+    })
+}
+
+/// What the next session compares with: the device as it is now.
+fn look_at_end(volume: &Volume, session: &Session) -> Result<Ending> {
+    let dev = session.geo.on_disk();
+    let (head_sha256, _) = look_at_head(&session.disk, &dev)?;
+    let scratch = Scratch::new(session.geo.chunk_bytes() as usize)?;
+    let samples =
+        samples_of(session, |sector, bytes| look_at(&session.disk, &dev, sector, bytes, &scratch))?;
     let now = volume.bound.lock().as_ref().map_or(dev.len(), |b| b.extent().len());
     Ok(Ending {
         head_sha256,

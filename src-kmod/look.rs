@@ -8,11 +8,13 @@
 
 use crate::control::CName;
 use crate::core_state::core;
+use crate::lifecycle;
 use crate::live::{Kind, Token};
+use crate::session::{Ending, Session};
 use crate::sys::{self, Event};
 use ::core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 enum What {
@@ -24,12 +26,16 @@ enum What {
     Mtime(CName),
     /// Which registered image a file is.
     Image(CName),
+    /// What an image holds at the end of its session.
+    End(CName, Arc<Session>),
 }
 
 #[pin_data]
 struct Look {
     what: What,
     answer: AtomicU64,
+    #[pin]
+    ending: Mutex<Option<Ending>>,
     #[pin]
     done: Event,
     #[pin]
@@ -57,6 +63,10 @@ impl WorkItem for Look {
                     this.answer.store(info.mtime_ns, Ordering::Relaxed);
                 }
             }
+            What::End(path, session) => {
+                let ending = path.as_c_str().and_then(|p| lifecycle::look_at_image(p, session));
+                *this.ending.lock() = ending.ok();
+            }
             What::Image(path) => {
                 let found = path.as_c_str().and_then(crate::image::same_file);
                 this.answer.store(found.unwrap_or(0), Ordering::Relaxed);
@@ -71,6 +81,7 @@ fn send(what: What) -> Result<Arc<Look>> {
         pin_init!(Look {
             what,
             answer: AtomicU64::new(0),
+            ending <- new_mutex!(None, "bdsnap::Look"),
             done <- Event::new(),
             work <- new_work!("bdsnap::look"),
         }),
@@ -101,10 +112,21 @@ pub(crate) fn mtime(path: &[u8], ms: u64) -> u64 {
     CName::new(path).map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))
 }
 
-/// The address of the registered image that this file is; 0 if it is none, or it
-/// cannot be told in time.
-pub(crate) fn image(path: &[u8], ms: u64) -> u64 {
-    CName::new(path).map_or(0, |p| ask(What::Image(p), ms).unwrap_or(0))
+/// The address of the registered image that this file is; 0 if it is none.
+/// ETIMEDOUT if it cannot be told in time.
+pub(crate) fn image(path: &[u8], ms: u64) -> Result<u64> {
+    ask(What::Image(CName::new(path)?), ms)
+}
+
+/// The end of a session of an image whose loop device is gone, as the file
+/// tells it; `None` if it cannot be told in time.
+pub(crate) fn image_end(path: &[u8], session: &Arc<Session>, ms: u64) -> Option<Ending> {
+    let look = send(What::End(CName::new(path).ok()?, session.clone())).ok()?;
+    if look.done.wait(ms) {
+        look.ending.lock().take()
+    } else {
+        None
+    }
 }
 
 /// Removes the hooks if nothing is registered, but not in the caller: it may be

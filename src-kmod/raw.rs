@@ -13,11 +13,10 @@
 
 use crate::core_state::core;
 use crate::hook;
-use crate::image;
 use crate::lifecycle::{self, Opening};
 use crate::live::{self, Kind as Live, Token};
 use crate::pure::format::Kind;
-use crate::registry::Volume;
+use crate::registry::{Bound, Volume};
 use crate::session::{weight, HELD_MAX};
 use crate::sys::{self, BioList, HeldBio, NoIo};
 use ::core::sync::atomic::Ordering;
@@ -25,12 +24,17 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::workqueue::{impl_has_work, WorkItem};
 
+/// Time without a write after which the raw session of an image ends.
+const IMAGE_IDLE_NS: u64 = 1_000_000_000;
+/// Writes pass at least so long when no session could be started.
+const LAPSE_NS: u64 = 10_000_000_000;
+
 /// Bios that wait for a raw session.
 pub(crate) struct Gate {
     bios: BioList,
     count: u64,
     bytes: u64,
-    /// When the first of them came, ns since boot.
+    /// When the first of them came, by `now_awake_ns`.
     since_ns: u64,
 }
 
@@ -54,6 +58,7 @@ impl Volume {
     /// Whether a write outside of sessions starts one.
     pub(crate) fn records_raw(&self) -> bool {
         core().params.raw_idle_ns != 0
+            && !core().asleep.load(Ordering::Relaxed)
             && self.lapsed_ns.load(Ordering::Relaxed) == 0
             && !self.unprotected.load(Ordering::Relaxed)
             && !self.restoring.load(Ordering::Relaxed)
@@ -62,10 +67,13 @@ impl Volume {
     }
 
     /// Makes a bio wait for a raw session; hands it back if it has no reason
-    /// to any more. Comes back at once, except that a submitter that may wait
-    /// is made to when many do.
-    pub(crate) fn wait_at_gate(self: &Arc<Self>, bio: HeldBio) -> Result<(), HeldBio> {
-        let patient = !bio.view().is_nowait() && sys::may_throttle();
+    /// to any more. Comes back at once, except that a `patient` submitter is
+    /// made to wait when many bios do.
+    pub(crate) fn wait_at_gate(
+        self: &Arc<Self>,
+        bio: HeldBio,
+        patient: bool,
+    ) -> Result<(), HeldBio> {
         let mut gate = self.gate.lock();
         // Whoever starts a session takes this lock once it is armed.
         if self.is_recording() || !self.records_raw() {
@@ -74,7 +82,7 @@ impl Volume {
         }
         bio.prepare();
         if gate.count == 0 {
-            gate.since_ns = sys::now_boot_ns();
+            gate.since_ns = sys::now_awake_ns();
         }
         gate.count += 1;
         gate.bytes += weight(&bio);
@@ -107,10 +115,15 @@ impl Volume {
         }
     }
 
+    /// Whether somebody waits at the gate.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.gate.lock().count != 0
+    }
+
     /// No session could be started: for a while nobody sees what is written.
     pub(crate) fn lapse(&self) {
         self.foreign.store(true, Ordering::Release);
-        self.lapsed_ns.store(sys::now_boot_ns().max(1), Ordering::Relaxed);
+        self.lapsed_ns.store(sys::now_awake_ns().max(1), Ordering::Relaxed);
     }
 
     /// Has the worker look at what is to be done.
@@ -128,31 +141,47 @@ impl Volume {
 
     /// Ends a raw session, if one runs. The caller has the `turning` lock.
     pub(crate) fn stop_raw(self: &Arc<Self>) {
-        if let Some(raw) = self.session().filter(|s| s.kind == Kind::Raw) {
-            lifecycle::stop(self, &raw);
-        }
+        let Some(raw) = self.session().filter(|s| s.kind == Kind::Raw) else { return };
+        // Nobody else may have it open any more. Whoever opens or closes it may
+        // have to wait for held writes; those do not wait for `turning`.
+        let opened = raw.disk.open();
+        let there = opened.is_ok() && self.bound.lock().as_ref().is_some_and(Bound::is_there);
+        lifecycle::stop(self, &raw, there);
     }
 
     /// A look of the watch. In an RCU read section: queues work, no more.
     pub(crate) fn look(self: &Arc<Self>, now_ns: u64) {
         let p = &core().params;
-        let (count, since_ns) = {
+        let limit_ns = p.hold_timeout_ms * 1_000_000 / 2;
+        let overdue = {
             let gate = self.gate.lock();
-            (gate.count, gate.since_ns)
+            let overdue = gate.count != 0 && now_ns.saturating_sub(gate.since_ns) >= limit_ns;
+            // Not if a session has just been armed, which opens the gate.
+            if overdue && !self.is_recording() {
+                self.lapse();
+            }
+            overdue
         };
-        if count != 0 && now_ns.saturating_sub(since_ns) >= p.hold_timeout_ms * 1_000_000 {
-            self.lapse();
+        if overdue {
             let _ = core().queues.release.queue().enqueue::<Arc<Self>, 2>(self.clone());
         }
+        // An image may be written past its loop device once that is let go:
+        // the sooner its session ends, the less of this is unseen.
+        let idle_ns =
+            if self.image.is_some() { p.raw_idle_ns.min(IMAGE_IDLE_NS) } else { p.raw_idle_ns };
         if self.wrote.swap(false, Ordering::Relaxed) {
             self.last_write_ns.store(now_ns, Ordering::Relaxed);
-        } else if now_ns.saturating_sub(self.last_write_ns.load(Ordering::Relaxed)) >= p.raw_idle_ns
-        {
+        } else if now_ns.saturating_sub(self.last_write_ns.load(Ordering::Relaxed)) >= idle_ns {
             self.end_raw();
         }
         let lapsed_ns = self.lapsed_ns.load(Ordering::Relaxed);
-        if lapsed_ns != 0 && !self.is_claimed() && now_ns - lapsed_ns >= p.raw_idle_ns {
-            self.lapsed_ns.store(0, Ordering::Relaxed);
+        if lapsed_ns != 0
+            && !self.is_claimed()
+            && now_ns.saturating_sub(lapsed_ns) >= p.raw_idle_ns.max(LAPSE_NS)
+        {
+            // Not if it has lapsed anew meanwhile.
+            let _ =
+                self.lapsed_ns.compare_exchange(lapsed_ns, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }
@@ -167,7 +196,7 @@ impl WorkItem<1> for Volume {
         if this.raw_over.swap(false, Ordering::AcqRel) {
             this.stop_raw();
         }
-        let waiting = this.gate.lock().count != 0;
+        let waiting = this.is_waited_for();
         if waiting && !this.is_claimed() && this.session().is_none() && this.records_raw() {
             match start(&this) {
                 Ok(()) => {}
@@ -178,12 +207,20 @@ impl WorkItem<1> for Volume {
                 }
             }
         }
-        // A disk that is gone keeps its name as long as somebody holds it.
+        // A disk that is gone keeps its name as long as somebody holds it. What
+        // becomes of an image without a loop device its time tells.
         if !this.is_claimed() && this.is_orphan() {
             this.stop_raw();
-            this.watched.store(false, Ordering::Relaxed);
+            if this.image.is_none() {
+                this.watched.store(false, Ordering::Relaxed);
+            }
             this.unprotected.store(false, Ordering::Relaxed);
             this.unbind();
+        }
+        // They must not come back to the gate for ever.
+        let bound = this.bound.lock().is_some();
+        if waiting && bound && !this.is_recording() && this.records_raw() {
+            this.lapse();
         }
         drop(turning);
         this.open_gate();
@@ -202,17 +239,20 @@ impl WorkItem<2> for Volume {
     }
 }
 
-/// ENXIO: the loop device no longer shows the image.
+/// ENXIO: another medium is there.
 fn start(volume: &Arc<Volume>) -> Result {
-    let disk = volume.bound.lock().as_ref().map(|b| b.disk.clone()).ok_or(ENODEV)?;
-    let shown = || -> Result<bool> {
-        Ok(image::find(&disk)?.is_some_and(|v| Arc::ptr_eq(&v, volume)))
-    };
-    if volume.image.is_some() && !shown()? {
+    let bound = volume.bound.lock().clone().ok_or(ENODEV)?;
+    if !bound.is_there() {
         return Err(ENXIO);
     }
-    volume.last_write_ns.store(sys::now_boot_ns(), Ordering::Relaxed);
+    // One whose store hangs still has its memory: not another one beside it.
+    let unfinished = ::core::cell::Cell::new(false);
+    core().for_each_session(|s| unfinished.set(unfinished.get() || *s.name == *volume.name));
+    if unfinished.get() {
+        return Err(EBUSY);
+    }
+    volume.last_write_ns.store(sys::now_awake_ns(), Ordering::Relaxed);
     let opening =
         Opening { kind: Kind::Raw, holder: 0, group_id: sys::random_id(), group_incomplete: false };
-    lifecycle::start(volume, &disk, &opening)
+    lifecycle::start(volume, &bound.disk, &opening)
 }

@@ -24,6 +24,8 @@ use kernel::workqueue::{new_work, Work};
 pub(crate) struct Bound {
     /// Its disk.
     pub(crate) disk: Disk,
+    /// The medium in it; see `Disk::seq`.
+    pub(crate) seq: u64,
     /// Its sectors there; of a whole disk all that there could be, since disks
     /// grow, and some have no size at first.
     pub(crate) sectors: Sectors,
@@ -44,6 +46,18 @@ impl Bound {
             && info.partition != 0
             && self.disk.as_ptr() == info.disk
             && (self.major, self.minor) == (info.major, info.minor)
+    }
+
+    /// Whether the disk is there, with the medium that was bound.
+    pub(crate) fn is_there(&self) -> bool {
+        self.disk.is_alive() && self.disk.seq() == self.seq && self.disk.capacity() != 0
+    }
+
+    /// Whether both are the same sectors of the same medium.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.disk.as_ptr() == other.disk.as_ptr()
+            && self.seq == other.seq
+            && self.sectors == other.sectors
     }
 
     /// Its sectors as the disk is now.
@@ -96,6 +110,8 @@ pub(crate) struct Volume {
     pub(crate) restoring: AtomicBool,
     /// It has written.
     pub(crate) restore_wrote: AtomicBool,
+    /// What `foreign` was when it began.
+    pub(crate) foreign_before: AtomicBool,
     /// It was mounted when it was registered and has not been unmounted.
     pub(crate) unprotected: AtomicBool,
     /// Why it cannot be protected; 0: it can.
@@ -153,6 +169,7 @@ impl Volume {
                 watched: AtomicBool::new(false),
                 restoring: AtomicBool::new(false),
                 restore_wrote: AtomicBool::new(false),
+                foreign_before: AtomicBool::new(false),
                 unprotected: AtomicBool::new(false),
                 refused: AtomicU32::new(0),
                 retired: AtomicBool::new(false),
@@ -205,7 +222,8 @@ impl Volume {
     /// A restore ends before its end: what it has written is a foreign write.
     pub(crate) fn abandon_restore(&self) {
         if self.restoring.swap(false, Ordering::AcqRel)
-            && self.restore_wrote.load(Ordering::Acquire)
+            && (self.restore_wrote.load(Ordering::Acquire)
+                || self.foreign_before.load(Ordering::Acquire))
         {
             self.foreign.store(true, Ordering::Release);
         }
@@ -213,15 +231,12 @@ impl Volume {
 
     /// Whether it is bound to a disk that has not been removed.
     pub(crate) fn is_present(&self) -> bool {
-        let bound = self.bound.lock();
-        let Some(b) = bound.as_ref() else { return false };
-        // A loop device that shows nothing has no size.
-        b.disk.is_alive() && (self.image.is_none() || b.disk.capacity() != 0)
+        self.bound.lock().as_ref().is_some_and(Bound::is_there)
     }
 
-    /// Whether it is bound to a disk that has been removed.
+    /// Whether it is bound to a disk, or a medium, that has been removed.
     pub(crate) fn is_orphan(&self) -> bool {
-        self.bound.lock().as_ref().is_some_and(|b| !b.disk.is_alive())
+        self.bound.lock().as_ref().is_some_and(|b| !b.is_there())
     }
 
     /// Whether it is bound to this disk.
@@ -285,7 +300,13 @@ impl Registry {
 
 struct OnDisk {
     disk: Disk,
-    volumes: KVec<(Sectors, Arc<Volume>)>,
+    volumes: KVec<OnMedium>,
+}
+
+struct OnMedium {
+    seq: u64,
+    sectors: Sectors,
+    volume: Arc<Volume>,
 }
 
 /// Disks with registered devices, in an open-addressed hash table.
@@ -315,7 +336,9 @@ impl Table {
                 table.0[at] = Some(OnDisk { disk: bound.disk.clone(), volumes: KVec::new() });
             }
             if let Some(on_disk) = table.0[at].as_mut() {
-                on_disk.volumes.push((bound.sectors, volume.clone()), GFP_KERNEL)?;
+                let (seq, sectors) = (bound.seq, bound.sectors);
+                let volume = volume.clone();
+                on_disk.volumes.push(OnMedium { seq, sectors, volume }, GFP_KERNEL)?;
             }
         }
         Ok(any.then_some(table))
@@ -356,14 +379,16 @@ pub(crate) fn drop_table() {
 }
 
 /// Visits the volumes that the hook knows, in an RCU read section: `visit` must
-/// not sleep.
-pub(crate) fn for_each_bound(visit: impl Fn(&Disk, &Sectors, &Arc<Volume>)) {
+/// not sleep. It is told whether the medium is still there.
+pub(crate) fn for_each_bound(visit: impl Fn(&Disk, &Sectors, &Arc<Volume>, bool)) {
     let _rcu = kernel::sync::rcu::read_lock();
     // SAFETY: The read section keeps a table that was found.
     let Some(table) = (unsafe { TABLE.load(Ordering::Acquire).as_ref() }) else { return };
     for on_disk in table.0.iter().flatten() {
-        for (sectors, volume) in on_disk.volumes.iter() {
-            visit(&on_disk.disk, sectors, volume);
+        let disk = &on_disk.disk;
+        let seq = if disk.is_alive() && disk.capacity() != 0 { disk.seq() } else { 0 };
+        for on in on_disk.volumes.iter() {
+            visit(disk, &on.sectors, &on.volume, on.seq == seq);
         }
     }
 }
@@ -387,8 +412,9 @@ pub(crate) unsafe fn find_wait<T>(bio: &BioView<'_>, take: impl Fn(Wait<'_>) -> 
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref() }?;
     let on_disk = table.find(bio.disk())?;
     let sectors = bio.sectors()?;
-    for (range, volume) in on_disk.volumes.iter() {
-        if range.intersect(&sectors).is_none() {
+    let current = on_disk.disk.seq();
+    for OnMedium { seq, sectors: range, volume } in on_disk.volumes.iter() {
+        if range.intersect(&sectors).is_none() || *seq != current {
             continue;
         }
         let session = volume.recording.load(Ordering::Acquire);
@@ -431,8 +457,9 @@ pub(crate) fn settle() -> Result {
             continue;
         }
         let found = crate::control::bind_by_name(&volume.name);
-        let same = match (&*volume.bound.lock(), &found) {
-            (Some(a), Ok(b)) => a.disk.as_ptr() == b.disk.as_ptr() && a.sectors == b.sectors,
+        let before = volume.bound.lock().clone();
+        let same = match (&before, &found) {
+            (Some(a), Ok(b)) => a.is_same(b),
             (None, Err(_)) => true,
             _ => false,
         };
@@ -440,7 +467,12 @@ pub(crate) fn settle() -> Result {
             continue;
         }
         let _turning = volume.turning.lock();
-        if volume.is_claimed() {
+        let moved = match (&*volume.bound.lock(), &before) {
+            (Some(a), Some(b)) => !a.is_same(b),
+            (None, None) => false,
+            _ => true,
+        };
+        if volume.is_claimed() || moved {
             // A mount came meanwhile; it has read `bound` or will find it so.
             continue;
         }
@@ -455,6 +487,9 @@ pub(crate) fn settle() -> Result {
             Ok(b) => {
                 let refusal = b.disk.check_supported().err();
                 volume.refused.store(refusal.map_or(0, errno_of), Ordering::Relaxed);
+                // One that is mounted already is not seen to be given back.
+                let mounted = b.disk.is_mounted(b.sectors.start, b.sectors.end);
+                volume.unprotected.store(mounted, Ordering::Relaxed);
                 *bound = refusal.is_none().then_some(b);
             }
             Err(_) => *bound = None,

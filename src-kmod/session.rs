@@ -336,6 +336,8 @@ pub(crate) struct Session {
     /// The end is written.
     #[pin]
     pub(crate) closed: Event,
+    /// The writer has tried to say in the store that it is broken.
+    pub(crate) marked: AtomicBool,
     pub(crate) closing: AtomicBool,
     pub(crate) finished: AtomicBool,
 
@@ -446,6 +448,7 @@ impl Session {
                 opened <- Event::new(),
                 quiet <- Event::new(),
                 closed <- Event::new(),
+                marked: AtomicBool::new(false),
                 closing: AtomicBool::new(false),
                 finished: AtomicBool::new(false),
                 saved_chunks: AtomicU64::new(0),
@@ -526,9 +529,8 @@ impl Session {
     }
 
     /// Holds a bio until its pre-images are safe. Comes back at once, except
-    /// that a submitter that may wait is made to when much is held.
-    pub(crate) fn park(self: &Arc<Self>, bio: HeldBio) {
-        let patient = !bio.view().is_nowait() && sys::may_throttle();
+    /// that a `patient` submitter is made to wait when much is held.
+    pub(crate) fn park(self: &Arc<Self>, bio: HeldBio, patient: bool) {
         bio.prepare();
         let weight = weight(&bio);
         let mut q = self.queue.lock();

@@ -336,6 +336,11 @@ u64 bdsnap_now_boot_ns(void)
 	return ktime_get_boottime_ns();
 }
 
+u64 bdsnap_now_awake_ns(void)
+{
+	return ktime_get_ns();
+}
+
 void bdsnap_sleep(unsigned int ms)
 {
 	msleep(ms);
@@ -647,6 +652,23 @@ int bdsnap_bdev_by_devt(dev_t dev, struct bdsnap_bdev_info *out)
 	return 0;
 }
 
+/*
+ * Opens a disk so that its driver knows that somebody may read: loop and device
+ * mapper take what is below them away when nobody has them open. End with
+ * bdsnap_close().
+ */
+struct file *bdsnap_disk_open(struct gendisk *disk)
+{
+	struct file *file = bdsnap_orig_open(disk_devt(disk), BLK_OPEN_READ | BLK_OPEN_NDELAY,
+					     NULL, NULL);
+
+	if (!IS_ERR(file) && file_bdev(file)->bd_disk != disk) {
+		bdsnap_close(file);
+		return ERR_PTR(-ENXIO);
+	}
+	return file;
+}
+
 /* --- Paths and files --------------------------------------------------- */
 
 /* Kernel threads have a root of their own, with nothing in it, since 7.3. */
@@ -727,6 +749,14 @@ int bdsnap_cwd(char *buf, size_t len)
 	ret = path_string(&path, buf, len);
 	path_put(&path);
 	return ret;
+}
+
+struct file *bdsnap_open_to_read(const char *name)
+{
+	struct file *file;
+
+	WITH_INIT_ROOT(file = filp_open(name, O_RDONLY | O_LARGEFILE, 0));
+	return file;
 }
 
 /* A short text file of /sys or /proc; returns its length. */
@@ -976,6 +1006,8 @@ static int on_pm(struct notifier_block *nb, unsigned long action, void *data)
 {
 	if (action == PM_HIBERNATION_PREPARE || action == PM_RESTORE_PREPARE)
 		bdsnap_on_hibernate();
+	else if (action == PM_POST_HIBERNATION || action == PM_POST_RESTORE)
+		bdsnap_on_wake();
 	return NOTIFY_DONE;
 }
 

@@ -23,7 +23,8 @@ void bdsnap_fput(struct file *file);
 long bdsnap_syscall(const struct pt_regs *regs);
 void bdsnap_read_done(void *slice, int error);
 int bdsnap_on_reboot(void);
-int bdsnap_on_hibernate(void);
+void bdsnap_on_hibernate(void);
+void bdsnap_on_wake(void);
 void bdsnap_tick(void);
 
 /* Hooks. */
@@ -53,6 +54,7 @@ bool bdsnap_is_admin(void);
 u64 bdsnap_total_ram(void);
 u64 bdsnap_now_real_ns(void);
 u64 bdsnap_now_boot_ns(void);
+u64 bdsnap_now_awake_ns(void);
 void bdsnap_sleep(unsigned int ms);
 int bdsnap_sleep_killable(unsigned int ms);
 void bdsnap_boot_id(u8 out[16]);
@@ -95,6 +97,7 @@ struct bdsnap_bdev_info {
 };
 void bdsnap_bdev_info(struct block_device *bdev, struct bdsnap_bdev_info *out);
 int bdsnap_bdev_by_devt(dev_t dev, struct bdsnap_bdev_info *out);
+struct file *bdsnap_disk_open(struct gendisk *disk);
 
 /* Paths and files; names are resolved in PID 1's root. */
 struct bdsnap_name_info {
@@ -116,6 +119,7 @@ struct bdsnap_store_info {
 	bool read_only;
 	const void *sb;
 };
+struct file *bdsnap_open_to_read(const char *name);
 int bdsnap_list_dir(const char *name, char *buf, size_t len);
 int bdsnap_path_resolve(const char *name, bool directory, struct path *out);
 void bdsnap_path_put(struct path *path);

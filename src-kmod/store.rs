@@ -374,6 +374,7 @@ impl Files {
         if let Err(e) = result {
             pr_err!("cannot write into the store that a session is broken: {}\n", e.to_errno());
         }
+        session.marked.store(true, Ordering::Release);
     }
 
     /// Writes the session's end.

@@ -78,6 +78,9 @@ mod c {
         pub(super) fn bdsnap_total_ram() -> u64;
         pub(super) fn bdsnap_now_real_ns() -> u64;
         pub(super) fn bdsnap_now_boot_ns() -> u64;
+        pub(super) fn bdsnap_now_awake_ns() -> u64;
+        pub(super) fn bdsnap_disk_open(disk: *mut gendisk) -> *mut bindings::file;
+        pub(super) fn bdsnap_open_to_read(name: *const c_char) -> *mut bindings::file;
         pub(super) fn bdsnap_sleep_killable(ms: c_uint) -> c_int;
         pub(super) fn bdsnap_boot_id(out: *mut u8);
         pub(super) fn bdsnap_crc_pages(pages: *const *mut bindings::page, bytes: usize) -> u32;
@@ -234,6 +237,12 @@ pub(crate) fn now_real_ns() -> u64 {
 pub(crate) fn now_boot_ns() -> u64 {
     // SAFETY: No arguments.
     unsafe { c::bdsnap_now_boot_ns() }
+}
+
+/// Nanoseconds since boot without those of sleep.
+pub(crate) fn now_awake_ns() -> u64 {
+    // SAFETY: No conditions.
+    unsafe { c::bdsnap_now_awake_ns() }
 }
 
 /// Sleeps; EINTR when the task is being killed.
@@ -1006,11 +1015,7 @@ impl Dir {
 
     fn open(&self, name: &CStr, flags: u32) -> Result<File> {
         // SAFETY: Resolved.
-        let file = unsafe { c::bdsnap_open_at(&self.path, name.as_char_ptr(), flags as c_int) };
-        let file = kernel::error::from_err_ptr(file)?;
-        // INVARIANT: Just opened, ours.
-        let file = NonNull::new(file).ok_or(EINVAL)?;
-        Ok(File { file, _live: Token::new(Kind::Files) })
+        File::from_raw(unsafe { c::bdsnap_open_at(&self.path, name.as_char_ptr(), flags as c_int) })
     }
 
     /// Opens a file to read and write.
@@ -1052,6 +1057,20 @@ impl Drop for File {
 }
 
 impl File {
+    /// From what C has just opened for us, or an error.
+    fn from_raw(file: *mut bindings::file) -> Result<Self> {
+        let file = kernel::error::from_err_ptr(file)?;
+        // INVARIANT: Just opened, ours.
+        let file = NonNull::new(file).ok_or(EINVAL)?;
+        Ok(File { file, _live: Token::new(Kind::Files) })
+    }
+
+    /// Opens a file by its name in PID 1's root.
+    pub(crate) fn open_to_read(name: &CStr) -> Result<Self> {
+        // SAFETY: A C string.
+        Self::from_raw(unsafe { c::bdsnap_open_to_read(name.as_char_ptr()) })
+    }
+
     /// Writes all of `buf` at `at`.
     pub(crate) fn write(&self, buf: &[u8], at: u64) -> Result {
         // SAFETY: Open; `buf` valid for its length. The same below.
@@ -1227,6 +1246,20 @@ impl Disk {
     /// Its sectors now.
     pub(crate) fn capacity(&self) -> u64 {
         self.part0().bd_nr_sectors
+    }
+
+    /// The number of the medium that is in it: another file behind a loop
+    /// device, another card in a reader has another one.
+    pub(crate) fn seq(&self) -> u64 {
+        // SAFETY: Valid by the type's invariant; a word that is only compared.
+        unsafe { (&raw const (*self.as_ptr()).diskseq).read_volatile() }
+    }
+
+    /// Keeps its driver from taking away what is below it. May wait for whoever
+    /// opens or closes the disk.
+    pub(crate) fn open(&self) -> Result<File> {
+        // SAFETY: Valid by the type's invariant.
+        File::from_raw(unsafe { c::bdsnap_disk_open(self.as_ptr()) })
     }
 
     /// Its device number.

@@ -133,7 +133,7 @@ pub struct StatusRequest {
 pub struct Restore {
     /// [`ABI_VERSION`].
     pub version: u32,
-    /// [`RESTORE_BEGIN`], [`RESTORE_END`], [`RESTORE_ABORT`].
+    /// [`RESTORE_BEGIN`], [`RESTORE_WRITE`], [`RESTORE_END`], [`RESTORE_ABORT`].
     pub phase: u32,
     /// Address of the device's node (`/dev/vdb`) or of the image's path.
     pub name: u64,
@@ -146,12 +146,16 @@ pub struct Restore {
 }
 
 /// Writes to the device from now on are the restore's own. `EBUSY` while a
-/// session runs on it.
+/// session runs on it, somebody writes to it, or another restore does.
 pub const RESTORE_BEGIN: u32 = 1;
 /// The restore is complete and the chain's tail file says so.
 pub const RESTORE_END: u32 = 2;
 /// The restore was given up after it had begun to write: a gap.
 pub const RESTORE_ABORT: u32 = 3;
+
+/// The restore is about to write. `EBUSY` if somebody has written since
+/// [`RESTORE_BEGIN`].
+pub const RESTORE_WRITE: u32 = 4;
 
 /// Out of [`IOC_RESTORE`]: the device is registered.
 pub const RESTORE_REGISTERED: u64 = 1;

@@ -19,5 +19,5 @@ for file in "$share"/*.a; do
 	equal "as it should be: $name" "$file" "$share/$name.b"
 	pairs=$((pairs + 1))
 done
-[ $pairs -ge 8 ] || not_ok "all pairs: only $pairs"
+[ $pairs -ge 10 ] || not_ok "all pairs: only $pairs"
 exit $failed

@@ -86,6 +86,37 @@ settle
 is "a write to the whole disk is one to the partition" raw "$(kinds ${device}1)"
 is "and only that" 2M "$(list sessions.0.saved_bytes ${device}1 | awk '{ print $1 / 1048576 "M" }')"
 restored "a-partition-written-by-its-disk" ${device}1 latest part0
+deactivate ${device}1
+
+# ---- A device that grows ----
+
+device=/dev/mapper/growing
+disk=/dev/vdc
+dmsetup create growing --table "0 65536 linear $disk 0"
+dmsetup mknodes
+make_fs ext4 $device
+sync
+copy $device grown0
+activate $device
+mount $device /mnt || not_ok "mount"
+bdsnap-testtool work /mnt/work 1 1 || not_ok "load"
+dmsetup suspend growing
+dmsetup reload growing --table "0 98304 linear $disk 0"
+dmsetup resume growing
+resize2fs $device || not_ok "resize2fs"
+umount /mnt
+mount $device /mnt || not_ok "mount"
+random 4 /mnt/file
+umount /mnt
+is "a device that grows: no gap" "none none" "$(gaps $device)"
+try bdsnap-restore $device "$(first $device)" --yes
+is "restore: to before it grew" 0 $code
+dmsetup remove growing
+dmsetup create growing --table "0 65536 linear $disk 0"
+dmsetup mknodes
+copy $device grown.a
+mv /host/grown0 /host/grown.b
+dmsetup remove growing
 
 # ---- Below device mapper and md ----
 
@@ -142,6 +173,29 @@ make_fs ext4 "$loop2"
 settle
 is "another file's writes are not the image's" 3 "$(list 'sessions.#' $image)"
 losetup -d "$loop2"
+
+# At once after the writing, without a word to the module: the file tells how the session ended.
+image=/snapshot/third
+truncate -s 32M $image
+activate $image
+loop=$(losetup -f --show $image)
+bdsnap settle
+copy "$loop" third0
+make_fs ext4 "$loop"
+losetup -d "$loop"
+truncate -s 32M /snapshot/other
+loop2=$(losetup -f --show /snapshot/other)
+must "the same loop device again" "$loop" "$loop2"
+make_fs ext4 "$loop2"
+random 8 "$loop2"
+losetup -d "$loop2"
+mount -o loop $image /mnt || not_ok "mount -o loop"
+bdsnap-testtool work /mnt/work 1 1 || not_ok "load"
+umount /mnt
+is "a loop device that was let go at once" "raw mount" "$(kinds $image)"
+is "both whole" "closed closed" "$(states $image)"
+is "nothing in between" "none none" "$(gaps $image)"
+restored "an-image-let-go" $image "$(first $image)" third0
 
 # ---- Ends of a raw session ----
 

@@ -187,7 +187,8 @@ impl Target {
     /// Why a session with this header, though of the same name, is of another
     /// device; `bytes` is the device's size.
     pub fn contradiction(&self, header: &Header, bytes: u64) -> Option<String> {
-        if header.device_bytes != bytes {
+        // It may have grown: what is behind the former end is left alone.
+        if header.device_bytes > bytes {
             return Some(format!(
                 "it has {bytes} bytes, the session's device had {}",
                 header.device_bytes
@@ -340,7 +341,7 @@ impl<'a> Matcher<'a> {
         let file = File::open(&self.target.path).on("open", &self.target.path)?;
         let there = self.target.bytes(&file, header)?;
         let is_image = header.dev_flags & DEV_IMAGE != 0;
-        if tail.device_bytes != there || is_image != self.target.is_image() {
+        if tail.device_bytes > there || is_image != self.target.is_image() {
             return Ok(false);
         }
         let base = if is_image { header.loop_offset } else { 0 };

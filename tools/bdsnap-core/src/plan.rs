@@ -66,6 +66,15 @@ impl Extent {
     }
 }
 
+/// Leaves out what lies behind byte `end`.
+pub fn cut(mut extents: Vec<Extent>, end: u64) -> Vec<Extent> {
+    extents.retain(|e| e.start < end);
+    if let Some(last) = extents.last_mut() {
+        *last = last.part(0, end);
+    }
+    extents
+}
+
 /// Adds a newer session's extents to those of older ones: where both have
 /// something, the older wins. Both are in the order of the device and without
 /// overlap, and so is the result.
@@ -125,6 +134,16 @@ pub fn total(extents: &[Extent]) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn cut_at_an_end() {
+        let extent = |start, len| Extent { start, len, source: Source::Zero };
+        let all = vec![extent(0, 512), extent(1024, 1024), extent(4096, 512)];
+        assert_eq!(cut(all.clone(), 1536), [extent(0, 512), extent(1024, 512)]);
+        assert_eq!(cut(all.clone(), 1024), [extent(0, 512)]);
+        assert_eq!(cut(all.clone(), 1 << 20), all);
+        assert!(cut(all, 0).is_empty());
+    }
 
     /// Runs of a naive session: which units it holds.
     fn extents(units: &[bool], session: usize) -> Vec<Extent> {

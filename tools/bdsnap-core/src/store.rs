@@ -118,7 +118,8 @@ impl Store {
     }
 
     /// Makes a store in a missing or empty directory (one with nothing but
-    /// `lost+found` counts as empty), or opens the one that is there.
+    /// `lost+found` counts as empty), or opens the one that is there. One that
+    /// has lost its marker gets a new one.
     ///
     /// # Errors
     ///
@@ -145,9 +146,10 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(e).on("make", path),
         }
+        let was_store = path.join(CHAIN_DIR).is_dir();
         for entry in path.read_dir().on("read", path)? {
             let name = entry.on("read", path)?.file_name();
-            if name != "lost+found" && !is_leftover(name.as_bytes()) {
+            if !was_store && name != "lost+found" && !is_leftover(name.as_bytes()) {
                 return Err(Error::refused(format!(
                     "{} is not empty and not a bdsnap store",
                     crate::text::path(path)
@@ -160,10 +162,18 @@ impl Store {
             std::fs::set_permissions(path, private).on("protect", path)?;
         }
         let marker = Marker { store_id: fsutil::random_id()?, chain_seq: 0 };
-        let store = Self { path: path.to_owned(), marker };
+        let mut store = Self { path: path.to_owned(), marker };
         store.make_chain_dir()?;
+        if was_store {
+            // No number twice.
+            let numbers = store.items()?.into_iter().filter_map(|item| match item {
+                Item::Session(s) => Some(s.header.chain_seq),
+                _ => None,
+            });
+            store.marker.chain_seq = numbers.max().unwrap_or(0);
+        }
         let mut bytes = [0; MARKER_LEN];
-        marker.encode(&mut bytes);
+        store.marker.encode(&mut bytes);
         // Last: what has a marker is a whole store.
         fsutil::replace(&path.join(MARKER_NAME), &bytes, 0o600)?;
         if made {

@@ -322,6 +322,9 @@ impl Member {
     }
 
     fn write(&self, progress: &dyn Progress, stop: &Stop<'_>, written: &mut u64) -> Result<()> {
+        if !self.batches.is_empty() {
+            self.guard.write()?;
+        }
         let mut buf = vec![0; BATCH as usize];
         let mut window = Vec::new();
         for batch in &self.batches {

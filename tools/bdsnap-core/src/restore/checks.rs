@@ -81,12 +81,10 @@ pub(super) fn identity(choice: &Choice, to_image: bool, opened: &Opened) -> Resu
                 "one of them is a copy; move it out of the store",
             ));
         }
-        let shape = |s: &Session| {
-            (s.header.device_bytes, s.header.loop_offset, s.header.loop_sizelimit)
-        };
-        if shape(pair[0]) != shape(pair[1]) {
+        // It may have grown, but what was cut off once is lost.
+        if a.loop_offset != b.loop_offset || a.device_bytes > b.device_bytes {
             return Err(Error::refused(format!(
-                "the device had another size or offset in {} than in {}",
+                "the device had another offset, or was larger, in {} than in {}",
                 text::escape(&pair[0].dir),
                 text::escape(&pair[1].dir)
             )));

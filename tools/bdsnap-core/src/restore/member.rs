@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 
 use bdsnap_abi::format::{Header, Id, NO_ID, RUN_MAX};
-use bdsnap_abi::ioctl::{RESTORE_ABORT, RESTORE_REGISTERED};
+use bdsnap_abi::ioctl::{RESTORE_ABORT, RESTORE_REGISTERED, RESTORE_WRITE};
 
 use super::choose::Choice;
 use super::{refused, word, Accept, DevicePlan, Held, Step};
@@ -91,6 +91,19 @@ impl Guard {
     /// What the module said about the device.
     pub(super) fn watch(&self) -> Option<&Watch> {
         self.watch.as_ref()
+    }
+
+    /// Before the first write: fails if somebody else has written meanwhile.
+    pub(super) fn write(&self) -> Result<()> {
+        let Some(module) = &self.module else { return Ok(()) };
+        module.restore_over(RESTORE_WRITE, &self.name).map_err(|e| {
+            if e.raw_os_error() == Some(libc::EBUSY) {
+                Error::refused("somebody else has written to the device since it was looked at")
+                    .hint("find out who has it open, and try again")
+            } else {
+                Error::io("the module refused the restore", &e)
+            }
+        })
     }
 
     pub(super) fn over(&mut self, phase: u32) -> io::Result<()> {
@@ -221,6 +234,10 @@ impl Member {
             });
         }
         steps.reverse();
+        if first.original.is_none() {
+            // What lies behind the end that the device had then was not part of it.
+            past = plan::cut(past, model.device_bytes);
+        }
         if past.last().is_some_and(|e| e.end() > model.device_bytes) {
             return Err(refused(
                 format!(
