@@ -476,7 +476,10 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
             *file.restoring.lock() = Some(volume.clone());
         }
         // What was planned is not what there is any more.
-        RESTORE_WRITE if volume.restore_wrote.load(Ordering::Acquire) => return Err(EBUSY),
+        RESTORE_WRITE if volume.restore_wrote.load(Ordering::Acquire) => {
+            volume.foreign.store(true, Ordering::Release);
+            return Err(EBUSY);
+        }
         RESTORE_WRITE => {}
         RESTORE_END => {
             volume.restoring.store(false, Ordering::Release);

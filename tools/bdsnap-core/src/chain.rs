@@ -135,6 +135,14 @@ impl Chain {
                 }
             }
         }
+        // What another device holds as well, as one that lay above this one, is no
+        // link of a chain that is known by better grounds.
+        let weak = |g: &Ground| matches!(g, Ground::Content | Ground::FileSystem);
+        if found.iter().any(|(_, g)| !weak(g)) {
+            let (others, own) = found.into_iter().partition(|(_, g)| weak(g));
+            found = own;
+            chain.doubtful.extend::<Vec<_>>(others);
+        }
         found.sort_by_key(|(s, _)| (s.header.chain_seq, s.header.start_ns));
         (chain.sessions, chain.grounds) = found.into_iter().unzip();
         for (session, ground) in originals {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bdsnap_abi::format::{Durability, Gap, Id, Kind as SessionKind, State, NO_ID};
 use bdsnap_abi::ioctl::{
     Entry, StatusHead, ENTRY_RECORDING, RESTORE_ABORT, RESTORE_END, RESTORE_REGISTERED,
-    RESTORE_WATCHED, RESTORE_WRITTEN,
+    RESTORE_WATCHED, RESTORE_WRITE, RESTORE_WRITTEN,
 };
 use bdsnap_core::chain::Selector;
 use bdsnap_core::device::{Purpose, Target};
@@ -38,6 +38,8 @@ struct World {
     tail: Cell<Id>,
     recording: Cell<Id>,
     phases: RefCell<Vec<u32>>,
+    /// Somebody else writes before the restore does.
+    meddled: Cell<bool>,
     before: RefCell<Vec<u8>>,
 }
 
@@ -78,6 +80,9 @@ impl Control for Fake {
     fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<()> {
         self.world.phases.borrow_mut().push(phase);
         match phase {
+            // EBUSY
+            RESTORE_WRITE if self.world.meddled.get() => return Err(io::Error::from_raw_os_error(16)),
+            RESTORE_WRITE => {}
             RESTORE_END => {
                 let tail = self.store.tail(name).unwrap().unwrap();
                 assert_eq!(tail.load_id, LOAD);
@@ -168,7 +173,7 @@ fn watched_device_has_no_gap() {
     assert!(lab.content() == first);
     restore(&lab, &world, Selector::Undo, &how).unwrap();
     assert!(lab.content() == second);
-    assert_eq!(*world.phases.borrow(), [RESTORE_END; 3]);
+    assert_eq!(*world.phases.borrow(), [RESTORE_WRITE, RESTORE_END].repeat(3));
     let undo: Vec<Gap> = lab
         .store
         .items()
@@ -186,6 +191,20 @@ fn watched_device_has_no_gap() {
     assert_eq!(e.kind, Kind::Refused);
     assert!(e.message.contains("written outside"), "{e}");
     assert!(lab.content() == second);
+}
+
+#[test]
+fn somebody_else_writes_meanwhile() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), 20 * CHUNK);
+    recorded(&mut lab, 0, 50_000, 2);
+    let now = lab.content();
+    let world = watched(&lab);
+    world.meddled.set(true);
+    let e = restore(&lab, &world, name("latest"), &How::default()).unwrap_err();
+    assert_eq!(e.kind, Kind::Refused);
+    assert!(lab.content() == now);
+    assert_eq!(world.phases.borrow().first(), Some(&RESTORE_WRITE));
 }
 
 #[test]
@@ -214,7 +233,7 @@ fn without_undo_the_module_is_told_of_a_gap() {
     let world = watched(&lab);
     restore(&lab, &world, name(&a), &How { undo: false, ..How::default() }).unwrap();
     assert!(lab.content() == first);
-    assert_eq!(*world.phases.borrow(), [RESTORE_ABORT]);
+    assert_eq!(*world.phases.borrow(), [RESTORE_WRITE, RESTORE_ABORT]);
     assert_eq!(restore(&lab, &world, name(&a), &How::default()).unwrap_err().kind, Kind::Refused);
 }
 

@@ -316,12 +316,17 @@ fn one_of_several_devices_needs_consent() {
 fn another_device_is_refused() {
     let (tmp, mut lab) = lab();
     let [(a, first), _] = two_sessions(&mut lab);
-    // The image has grown: not the device of the sessions.
-    fs::write(&lab.image, [&lab.content()[..], &[0; 512]].concat()).unwrap();
-    restore(&lab, &[&a, "--yes", "--accept-gap"]).expect(5).says("--to FILE");
     let out = tmp.path().join("out");
     restore(&lab, &[&a, "--accept-gap", "--to", out.to_str().unwrap()]).expect(0);
     assert!(fs::read(out).unwrap() == first);
+    // The image has become smaller: not the device of the sessions.
+    let now = lab.content();
+    fs::write(&lab.image, &now[..SIZE - 512]).unwrap();
+    restore(&lab, &[&a, "--yes", "--accept-gap"]).expect(5).says("--to FILE");
+    // It has grown: what is behind the former end is left alone.
+    fs::write(&lab.image, [&now[..], &[7; 512]].concat()).unwrap();
+    restore(&lab, &[&a, "--yes", "--accept-gap"]).expect(0);
+    assert!(lab.content() == [&first[..], &[7; 512]].concat());
     let other = tmp.path().join("other.img");
     fs::write(&other, vec![0; SIZE]).unwrap();
     run(&lab, &[other.as_os_str(), OsStr::new(&a), OsStr::new("--yes")])
