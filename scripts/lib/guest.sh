@@ -88,7 +88,7 @@ guest_kernel() {
 # make_guest_extras KVER KERNEL-ENTRY MODULE TOOLS DIR
 make_guest_extras() {
 	local kver=$1 kernel=$2 module=$3 tools=$4 dir=$5 lib tool
-	mkdir -p "$dir/x/extras"/{etc/modprobe.d,usr/bin,usr/lib/udev/rules.d,usr/libexec/bdsnap}
+	mkdir -p "$dir/x/extras"/{etc/modprobe.d,usr/sbin,usr/lib/udev/rules.d,usr/libexec/bdsnap}
 	if [ -n "$module" ]; then
 		lib=$dir/x/extras/usr/lib/modules/$kver
 		mkdir -p "$lib/updates/dkms"
@@ -104,7 +104,7 @@ make_guest_extras() {
 		for tool in "$tools"/*; do
 			case ${tool##*/} in
 			bdsnap-handover) cp "$tool" "$dir/x/extras/usr/libexec/bdsnap/" ;;
-			*) cp "$tool" "$dir/x/extras/usr/bin/" ;;
+			*) cp "$tool" "$dir/x/extras/usr/sbin/" ;;
 			esac
 		done
 		[ ! -e "$TOP/debian/bdsnap.modprobe" ] || cp "$TOP/debian/bdsnap.modprobe" "$dir/x/extras/etc/modprobe.d/bdsnap.conf"

@@ -3,12 +3,15 @@
 //! What the front ends share: common options, exit statuses, colours, the
 //! progress bar, times of the user's zone, errors as text and JSON.
 
+pub mod docs;
+
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bdsnap_core::config::DEFAULT_DIR;
 use bdsnap_core::progress::{Progress, Silent};
-use bdsnap_core::store::DEFAULT_STORE;
+use bdsnap_core::settings::Settings;
 use bdsnap_core::{Error, Kind};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -33,7 +36,7 @@ pub enum Color {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// Directory of the store [default: /snapshot]
+    /// Directory of the store [default: that of /etc/bdsnap/bdsnap.toml, or /snapshot]
     #[arg(long, value_name = "DIR", global = true)]
     pub store: Option<PathBuf>,
     /// Say only what went wrong
@@ -53,7 +56,10 @@ pub struct Common {
 impl Common {
     /// Directory of the store.
     pub fn store(&self) -> PathBuf {
-        self.store.clone().unwrap_or_else(|| DEFAULT_STORE.into())
+        self.store.clone().unwrap_or_else(|| {
+            // Mistakes in the file are told by the hand-over and by `config show`.
+            Settings::read(Path::new(DEFAULT_DIR)).unwrap_or_default().store
+        })
     }
 
     /// Whether standard output shall have colours.

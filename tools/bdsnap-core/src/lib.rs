@@ -16,6 +16,8 @@
 //! | [`writer`] | making a session (undo) |
 //! | [`module`] | the control device of the kernel module |
 //! | [`config`] | secret and device list in `/etc/bdsnap` |
+//! | [`settings`] | `/etc/bdsnap/bdsnap.toml` |
+//! | [`kernels`] | which kernels have the module, and why others don't |
 //! | [`text`] | names, sizes and times for people |
 
 pub mod chain;
@@ -24,12 +26,14 @@ pub mod device;
 pub mod error;
 pub mod fsutil;
 pub mod identity;
+pub mod kernels;
 pub mod module;
 pub mod original;
 pub mod plan;
 pub mod progress;
 pub mod restore;
 pub mod session;
+pub mod settings;
 pub mod store;
 mod sys;
 #[cfg(any(test, feature = "test-support"))]

@@ -206,7 +206,7 @@ impl Control for Module {
 
 /// The error for everything that needs the module when it is not loaded.
 pub fn not_loaded() -> Error {
-    Error::not_found("the bdsnap module is not loaded").hint("modprobe bdsnap")
+    crate::kernels::System::default().not_loaded()
 }
 
 impl ModuleStatus {

@@ -117,6 +117,12 @@ impl Store {
         Ok(Self { path: path.to_owned(), marker })
     }
 
+    /// Whether /etc/fstab has a file system for this directory that is not
+    /// mounted.
+    pub fn awaits_mount(path: &Path) -> bool {
+        awaits_mount(path, &std::fs::read("/etc/fstab").unwrap_or_default())
+    }
+
     /// Makes a store in a missing or empty directory (one with nothing but
     /// `lost+found` counts as empty), or opens the one that is there. One that
     /// has lost its marker gets a new one.
@@ -133,7 +139,7 @@ impl Store {
             Err(e) if e.kind == Kind::NotFound => {}
             Err(e) => return Err(e),
         }
-        if awaits_mount(path, &std::fs::read("/etc/fstab").unwrap_or_default()) {
+        if Self::awaits_mount(path) {
             return Err(Error::refused(format!(
                 "/etc/fstab names a file system for {}, and it is not mounted",
                 crate::text::path(path)

@@ -4,6 +4,9 @@
 //! the module, once, what no module parameter may carry: the secret, and with
 //! it the store's path and the devices to protect.
 //!
+//! Two smaller jobs go with it: the module's parameters out of bdsnap.toml, and
+//! waiting for the end of all sessions before the store is unmounted.
+//!
 //! Whatever goes wrong is said, on standard error and in the kernel log, and
 //! is no reason for modprobe to fail: the exit status is 0 but for wrong use.
 
@@ -16,17 +19,35 @@ use std::time::{Duration, Instant};
 
 use bdsnap_abi::ioctl::DEVICE_NODE;
 use bdsnap_core::config::{Config, DEFAULT_DIR};
+use bdsnap_core::kernels::System;
 use bdsnap_core::module::{Control, Module};
-use bdsnap_core::store::{Store, DEFAULT_STORE};
+use bdsnap_core::settings::Settings;
+use bdsnap_core::store::Store;
 use bdsnap_core::{text, Error};
 
 /// How long the control device's node may take to appear.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-const USAGE: &str = "usage: bdsnap-handover [--store DIR] [--config-dir DIR]";
+const USAGE: &str = "usage: bdsnap-handover [--store DIR] [--config-dir DIR]
+       bdsnap-handover --module-options [--config-dir DIR]
+       bdsnap-handover --wait-idle SECONDS";
+
+/// How often a wait looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Job {
+    /// The hand-over itself.
+    HandOver,
+    /// For modprobe: prints the parameters that the settings ask for.
+    Options,
+    /// For the store's unit: waits for the end of all sessions.
+    WaitIdle(Duration),
+}
 
 struct Args {
-    store: PathBuf,
+    job: Job,
+    store: Option<PathBuf>,
     config: PathBuf,
 }
 
@@ -35,7 +56,12 @@ fn main() -> ExitCode {
         say(USAGE, false);
         return ExitCode::from(2);
     };
-    if let Err(e) = run(&args) {
+    let done = match args.job {
+        Job::HandOver => run(&args),
+        Job::Options => options(&args),
+        Job::WaitIdle(limit) => wait_idle(limit),
+    };
+    if let Err(e) = done {
         say(&format!("bdsnap-handover: {e}"), true);
         if let Some(hint) = e.hint {
             say(&format!("bdsnap-handover: {hint}"), false);
@@ -45,16 +71,53 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = std::ffi::OsString>) -> Option<Args> {
-    let mut parsed = Args { store: DEFAULT_STORE.into(), config: DEFAULT_DIR.into() };
+    let mut parsed = Args { job: Job::HandOver, store: None, config: DEFAULT_DIR.into() };
     while let Some(option) = args.next() {
-        let value = args.next()?.into();
+        let mut value = || args.next();
         match option.to_str()? {
-            "--store" => parsed.store = value,
-            "--config-dir" => parsed.config = value,
+            "--store" => parsed.store = Some(value()?.into()),
+            "--config-dir" => parsed.config = value()?.into(),
+            "--module-options" => parsed.job = Job::Options,
+            "--wait-idle" => {
+                let seconds = value()?.to_str()?.parse().ok()?;
+                parsed.job = Job::WaitIdle(Duration::from_secs(seconds));
+            }
             _ => return None,
         }
     }
     Some(parsed)
+}
+
+/// The settings; where they cannot be read, the defaults.
+fn settings(args: &Args) -> Settings {
+    Settings::read(&args.config).unwrap_or_else(|e| {
+        say(&format!("bdsnap-handover: {e}"), true);
+        say("bdsnap-handover: all settings have their defaults", true);
+        Settings::default()
+    })
+}
+
+fn options(args: &Args) -> Result<(), Error> {
+    writeln!(std::io::stdout(), "{}", settings(args).module_options())
+        .map_err(|e| Error::io("cannot write to standard output", &e))
+}
+
+/// Waits for the end of all sessions, but not for ever.
+fn wait_idle(limit: Duration) -> Result<(), Error> {
+    let start = Instant::now();
+    while let Some(module) = Module::open()? {
+        let sessions = module.status()?.head.sessions;
+        if sessions == 0 {
+            break;
+        }
+        if start.elapsed() > limit {
+            return Err(Error::other(format!("{sessions} sessions are still recording")));
+        }
+        // Not while the node is open, for that keeps the module.
+        drop(module);
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 fn run(args: &Args) -> Result<(), Error> {
@@ -83,13 +146,20 @@ fn run(args: &Args) -> Result<(), Error> {
             say(&format!("bdsnap-handover: left out of the list, not absolute: {name}"), true);
         }
     }
-    // Not made now, it can be made or mounted later; sessions look for it.
-    if let Err(e) = Store::init(&args.store) {
-        say(&format!("bdsnap-handover: {e}"), true);
+    let store = args.store.clone().unwrap_or_else(|| settings(args).store);
+    // Not made now, it can be made or mounted later; sessions look for it. At
+    // boot its file system is mounted only after this.
+    if !Store::awaits_mount(&store) {
+        if let Err(e) = Store::init(&store) {
+            say(&format!("bdsnap-handover: {e}"), true);
+        }
+    }
+    if let Err(e) = System::default().note_loaded() {
+        say(&format!("bdsnap-handover: {e}"), false);
     }
     let secret = secret.as_ref().map_or(&[][..], |s| s.as_slice());
     let secret = secret.strip_suffix(b"\n").unwrap_or(secret);
-    let store = bdsnap_core::device::absolute(&args.store);
+    let store = bdsnap_core::device::absolute(&store);
     let listed = devices.iter().filter(|b| **b == 0).count() as u64;
     match module.hand_over(secret, store.as_os_str().as_bytes(), &devices)? {
         // The module was loaded before.
@@ -98,7 +168,10 @@ fn run(args: &Args) -> Result<(), Error> {
             &format!("bdsnap-handover: {registered} of {listed} listed devices registered"),
             true,
         ),
-        Some(_) => {}
+        Some(registered) => {
+            let devices = text::count(registered, "listed device");
+            say(&format!("bdsnap-handover: {devices} registered"), false);
+        }
     }
     // So that they are recognised under other names later.
     if let (Ok(store), Ok(status)) = (Store::open(&store), module.status()) {
@@ -141,8 +214,14 @@ mod tests {
     #[test]
     fn arguments() {
         let of = |args: &[&str]| parse(args.iter().map(Into::into));
-        assert_eq!(of(&[]).unwrap().store, Path::new("/snapshot"));
-        assert_eq!(of(&["--store", "/s"]).unwrap().store, Path::new("/s"));
+        assert_eq!(of(&[]).unwrap().store, None);
+        assert_eq!(of(&[]).unwrap().job, Job::HandOver);
+        assert_eq!(of(&["--store", "/s"]).unwrap().store.unwrap(), Path::new("/s"));
+        assert_eq!(of(&["--module-options"]).unwrap().job, Job::Options);
+        let wait = Job::WaitIdle(Duration::from_secs(5));
+        assert_eq!(of(&["--wait-idle", "5"]).unwrap().job, wait);
+        assert!(of(&["--wait-idle"]).is_none());
+        assert!(of(&["--wait-idle", "x"]).is_none());
         assert_eq!(of(&["--config-dir", "/c"]).unwrap().config, Path::new("/c"));
         assert!(of(&["--store"]).is_none());
         assert!(of(&["--password", "x"]).is_none());

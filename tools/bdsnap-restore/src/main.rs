@@ -84,6 +84,9 @@ impl Cli {
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = bdsnap_cli::docs::asked_for::<Cli>() {
+        return status;
+    }
     let cli = Cli::parse();
     let result = run(&cli);
     if let (true, Err(e)) = (cli.json_lines, &result) {

@@ -35,6 +35,12 @@ enum Command {
     Passwd(Passwd),
     /// Make the module look for registered devices again
     Settle(Settle),
+    /// Load the installed module in place of the loaded one, with password,
+    /// devices and settings as they are in /etc/bdsnap now
+    Reload(Reload),
+    /// Settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Show what the module protects
     Status(Status),
     /// List the sessions in the store
@@ -115,6 +121,33 @@ struct Passwd {
 }
 
 #[derive(Debug, clap::Args)]
+struct Reload {
+    /// Also if registrations that are not in /etc/bdsnap/devices are lost
+    #[arg(long)]
+    forget: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Show the settings that are in force from the module's next load on
+    Show(ConfigShow),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigShow {
+    /// Only this setting, for scripts
+    what: Option<Setting>,
+    #[arg(long, value_name = "DIR", default_value = bdsnap_core::config::DEFAULT_DIR, hide = true)]
+    config_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Setting {
+    /// Directory of the store
+    Store,
+}
+
+#[derive(Debug, clap::Args)]
 struct Status {
     /// Only this device
     #[arg(value_name = "DEV")]
@@ -164,12 +197,17 @@ impl Command {
             | Self::Activate(_)
             | Self::Deactivate(_)
             | Self::Passwd(_)
-            | Self::Settle(_) => false,
+            | Self::Settle(_)
+            | Self::Reload(_)
+            | Self::Config(_) => false,
         }
     }
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = bdsnap_cli::docs::asked_for::<Cli>() {
+        return status;
+    }
     let cli = Cli::parse();
     let json = cli.command.json();
     bdsnap_cli::end("bdsnap", json, run(&cli))
@@ -183,6 +221,8 @@ fn run(cli: &Cli) -> Result<Done, Error> {
         Command::Deactivate(c) => commands::control::deactivate(common, c),
         Command::Passwd(c) => commands::passwd::run(common, c),
         Command::Settle(args) => commands::control::settle(common, args),
+        Command::Reload(c) => commands::reload::run(common, c),
+        Command::Config(ConfigCommand::Show(c)) => commands::config::show(c),
         Command::Status(c) => commands::status::run(common, c),
         Command::List(c) => commands::list::run(common, c),
         Command::Verify(c) => commands::verify::run(common, c),

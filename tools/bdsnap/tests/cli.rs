@@ -278,10 +278,11 @@ fn passwd_and_what_needs_the_module() {
         &["activate", "/dev/vdb", "--password-stdin"],
         &["deactivate", "/dev/vdb", "--password-stdin"],
     ] {
-        bdsnap(&store, args, "x\n").expect(3).says("not loaded").says("modprobe bdsnap");
+        bdsnap(&store, args, "x\n").expect(3).says("not loaded");
     }
     let json = bdsnap(&store, &["status", "--json"], "").expect(3).json();
     assert_eq!(json["error"]["kind"], "not-found");
+    assert!(json["error"]["hint"].as_str().is_some_and(|h| !h.is_empty()), "there is a cure");
     assert!(!store.exists(), "nothing is made for a module that is not there");
 }
 

@@ -6,13 +6,14 @@ use std::fmt::Write;
 
 use bdsnap_abi::format::{Gap, State};
 use bdsnap_abi::ioctl::{
-    Entry, StatusHead, ENTRY_IMAGE, ENTRY_PRESENT, ENTRY_RAW, ENTRY_RECORDING, ENTRY_REFUSED, ENTRY_RESTORING,
-    ENTRY_UNPROTECTED, ENTRY_WRITTEN, LIVE_KINDS, MODULE_HOOKS, MODULE_SEALED, MODULE_SECRET,
-    MODULE_SYSCALLS,
+    Entry, StatusHead, ENTRY_IMAGE, ENTRY_PRESENT, ENTRY_RAW, ENTRY_RECORDING, ENTRY_REFUSED,
+    ENTRY_RESTORING, ENTRY_UNPROTECTED, ENTRY_WRITTEN, LIVE_KINDS, MODULE_HOOKS, MODULE_SEALED,
+    MODULE_SECRET, MODULE_SYSCALLS,
 };
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::device::{Matcher, Target};
 use bdsnap_core::error::errno_text;
+use bdsnap_core::kernels::System;
 use bdsnap_core::module::{Control, Module, ModuleStatus, Registration};
 use bdsnap_core::{text, Error, Kind};
 use serde_json::{json, Value};
@@ -29,11 +30,19 @@ pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
             return Err(Error::not_found(format!("{} is not registered", text::path(device))));
         }
     }
-    let problems = problems(&status);
+    let mut problems = problems(&status);
+    let outdated = System::default().is_outdated();
+    if outdated {
+        problems.push(OUTDATED.into());
+    }
     if args.json {
         bdsnap_cli::print_json(&document(&status, &problems))?;
     } else if !common.quiet {
-        bdsnap_cli::print(&people(&status, args.device.is_none()))?;
+        let whole = args.device.is_none();
+        bdsnap_cli::print(&people(&status, whole))?;
+        if whole {
+            bdsnap_cli::print(&kernels(outdated))?;
+        }
     }
     if args.check && !problems.is_empty() {
         for problem in &problems {
@@ -42,6 +51,28 @@ pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
         return Ok(Done::with(Kind::Error));
     }
     Ok(Done::OK)
+}
+
+const OUTDATED: &str =
+    "the loaded module is not the installed one: run 'bdsnap reload', or restart the machine";
+
+/// What is to be said of installed kernels: those that will not protect.
+fn kernels(outdated: bool) -> String {
+    let system = System::default();
+    let mut out = String::new();
+    if outdated {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "\nupgraded   {OUTDATED}");
+    }
+    for kernel in system.kernels() {
+        if kernel.module.is_none() {
+            let why = system.why_no_module(&kernel.release);
+            let release = text::escape(kernel.release.as_bytes());
+            let _ =
+                writeln!(out, "\nkernel {release} has no module: {}\n  {}", why.cause, why.cure);
+        }
+    }
+    out
 }
 
 fn set(entry: &Entry, flag: u64) -> bool {

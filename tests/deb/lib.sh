@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+#
+# Sourced by the cases of the packages, after tests/lib.sh: Debian systems with systemd and stock kernels,
+# in which packages are installed as a user would, and which are booted then.
+
+# shellcheck source=../../scripts/lib/common.sh
+. "$top/scripts/lib/common.sh"
+# shellcheck source=../../scripts/lib/guest.sh
+. "$top/scripts/lib/guest.sh"
+
+OLD_KVER=7.2.12+deb13-amd64
+NEW_KVER=7.3.4+deb13-amd64
+BASE_PACKAGES=systemd-sysv,udev,dbus,kmod,procps,e2fsprogs,mount,util-linux,fdisk,dmsetup,lvm2,kexec-tools,apt,\
+initramfs-tools,linux-image-6.12.107+deb13-amd64,linux-headers-6.12.107+deb13-amd64,linux-base/trixie-backports
+
+make_deb_base() {
+	local version
+	version=$(kernel_version "$OLD_KVER")
+	make_chroot trixie "$BASE_PACKAGES,linux-image-$OLD_KVER=$version,linux-headers-$OLD_KVER=$version" "$1"
+}
+# deb_base: sets ENTRY; a Debian 13 with a kernel of its own, which is too old, and one from backports
+deb_base() { cached deb-base "$BASE_PACKAGES $OLD_KVER 1" make_deb_base; }
+
+# ---- A system: a folder with what differs from the base and, once it is to boot, with a disk ----
+
+# in_system SYSTEM [SOURCE:TARGET]... -- CMD...: runs CMD as root in it, as in a chroot on a running
+# machine: /proc, /sys and /dev are there, systemd is not. Debs that apt gets are kept for the next time.
+in_system() {
+	local system=$1 binds=()
+	shift
+	while [ "$1" != -- ]; do binds+=("$1"); shift; done
+	shift
+	deb_base
+	mkdir -p "$system"/{upper,work,root} "$CACHE/deb-archives/partial"
+	# shellcheck disable=SC2016
+	unshare --mount --propagation=private -- bash -euc '
+		base=$1 system=$2 root=$2/root; shift 2
+		if [ -e "$system/disk" ]; then
+			mount -o loop "$system/disk" "$root"
+		else
+			mount -t overlay overlay -o "lowerdir=$base,upperdir=$system/upper,workdir=$system/work" "$root"
+		fi
+		mount -t proc proc "$root/proc"
+		mount -t sysfs -o ro sysfs "$root/sys"
+		mount --rbind /dev "$root/dev"
+		mount -t tmpfs tmpfs "$root/run"
+		mount -t tmpfs tmpfs "$root/mnt"
+		while [ "$1" != -- ]; do
+			IFS=: read -r source target <<<"$1"
+			mkdir -p "$root$target"
+			mount --bind "$source" "$root$target"
+			shift
+		done
+		shift
+		exec chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+			LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"' - \
+		"$ENTRY/root" "$system" "$CACHE/deb-archives:/var/cache/apt/archives" ${binds[@]+"${binds[@]}"} -- "$@"
+}
+
+# make_bootable SYSTEM: gives it a root disk, on which it is from now on. At boot it runs $share/run.
+make_bootable() {
+	local etc=$1/upper/etc unit
+	mkdir -p "$1/upper/"{host,var/log/journal,etc/systemd/system/multi-user.target.wants}
+	cat >"$etc/systemd/system/deb-test.service" <<-'END'
+		[Unit]
+		Description=The test
+		After=multi-user.target
+		RequiresMountsFor=/host
+		[Service]
+		Type=oneshot
+		TimeoutStartSec=infinity
+		ExecStart=/bin/bash -c '/bin/bash /host/run >/host/out 2>&1; echo $? >/host/status; sync'
+		ExecStart=/usr/bin/systemctl --no-block poweroff
+	END
+	ln -sf ../deb-test.service "$etc/systemd/system/multi-user.target.wants/"
+	{
+		echo 'LABEL=root / ext4 errors=remount-ro 0 1'
+		echo 'host /host 9p trans=virtio,version=9p2000.L,msize=131072 0 0'
+		[ ! -e "$etc/fstab" ] || grep -v '^#' "$etc/fstab" || :
+	} >"$etc/fstab.new"
+	mv "$etc/fstab.new" "$etc/fstab"
+	echo guest >"$etc/hostname"
+	printf '127.0.0.1 localhost guest\n' >"$etc/hosts"
+	# Nothing that these tests don't need, for the sake of time.
+	for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_reap.service \
+		getty@tty1.service serial-getty@ttyS0.service; do
+		ln -sf /dev/null "$etc/systemd/system/$unit"
+	done
+	truncate -s 6G "$1/disk.new"
+	deb_base
+	# shellcheck disable=SC2016
+	unshare --mount --propagation=private -- bash -euc '
+		mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root"
+		mke2fs -q -t ext4 -L root -E root_owner=0:0 -d "$2/root" "$2/disk.new"' - "$ENTRY/root" "$1"
+	mv "$1/disk.new" "$1/disk"
+}
+
+# boot SYSTEM KVER SECONDS [QEMU-ARGUMENT...]: boots it and waits for its end. The console goes to
+# $dir/console; $APPEND is added to the kernel's command line.
+boot() {
+	local system=$1 kver=$2 seconds=$3 status=0
+	shift 3
+	mkdir -p "$system/boot"
+	in_system "$system" "$system/boot:/mnt/boot" -- cp "/boot/vmlinuz-$kver" "/boot/initrd.img-$kver" /mnt/boot/
+	emulator
+	timeout --kill-after=10 "$seconds" "${EMULATOR[@]}" -name bdsnap-deb -nodefaults -no-user-config -display none -no-reboot \
+		-M q35 -accel tcg,thread=single -cpu max -smp 2 -m 1024 -kernel "$system/boot/vmlinuz-$kver" -initrd "$system/boot/initrd.img-$kver" \
+		-append "root=LABEL=root ro console=ttyS0 panic=-1 oops=panic ${APPEND:-}" -serial "file:$dir/console" \
+		-drive "if=none,id=root,format=raw,file=$system/disk,cache=unsafe" -device virtio-blk-pci,drive=root,serial=root \
+		-virtfs "local,path=$share,mount_tag=host,security_model=none,multidevs=remap" "$@" </dev/null || status=$?
+	if [ $status != 0 ]; then
+		echo "QEMU: status $status; the end of the console:" >&2
+		tail -n 30 "$dir/console" >&2
+	fi
+	return $status
+}
+
+# ---- For the cases ----
+
+# make_repository [OPTION...]: sets `repository`; options are those of build-deb. $BDSNAP_DEBS is a
+# folder with packages that are there already.
+make_repository() {
+	repository=${BDSNAP_DEBS:-$("$top/scripts/build-deb" "$@" | tail -n 1)}
+	[ -e "$repository/Packages" ] || not_ok "the packages are built"
+}
+# apt SYSTEM ARGUMENT...: apt-get with the repository; its output is in $dir/apt
+apt() {
+	local system=$1
+	shift
+	# shellcheck disable=SC2016
+	in_system "$system" "$repository:/mnt/repo" -- sh -euc '
+		echo "deb [trusted=yes] file:/mnt/repo ./" >/etc/apt/sources.list.d/bdsnap.list
+		apt-get -q -o Acquire::Languages=none update
+		exec apt-get -qy -o APT::Keep-Downloaded-Packages=true -o APT::Install-Recommends=true "$@"' - "$@" >"$dir/apt" 2>&1 || {
+		tail -n 40 "$dir/apt" >&2
+		return 1
+	}
+}
+# answers NAME PATTERN COMMAND: run in the system
+answers() {
+	local text
+	text=$(in_system "$system" -- sh -c "$3" 2>&1) || :
+	if grep -qE -- "$2" <<<"$text"; then ok "$1"; else not_ok "$1: no '$2' in: $text"; fi
+}
+# booted NAME KVER SECONDS SCRIPT [QEMU-ARGUMENT...]: boots the system with the other disks of the case,
+# and takes the results of tests/deb/guest/SCRIPT
+booted() {
+	local name=$1 kver=$2 seconds=$3 script=$4 arguments=() id status=0
+	shift 4
+	rm -f "$share/status" "$share/out"
+	cp "$top/tests/deb/guest/"* "$share/"
+	printf '%s\n' "export KVER=$kver DATA_UUID=${DATA_UUID:-}" ". /host/$script" >"$share/run"
+	for id in data store plug lvm; do
+		[ ! -e "$dir/$id" ] || arguments+=(-drive "if=none,id=$id,format=raw,file=$dir/$id,cache=unsafe"
+			-device "virtio-blk-pci,drive=$id,serial=$id")
+	done
+	boot "$system" "$kver" "$seconds" ${arguments[@]+"${arguments[@]}"} "$@" || status=$?
+	touch "$share/out"
+	cat "$share/out"
+	if grep -q '^not ok ' "$share/out"; then failed=1; fi
+	is "$name" "0 0" "$status $(cat "$share/status" 2>/dev/null)"
+	if grep -aE 'Oops|BUG:|WARNING: |Kernel panic|blocked for more' "$dir/console" >&2; then not_ok "$name: the kernel complained"; fi
+	if [ $failed != 0 ] && [ -n "${BDSNAP_KEEP:-}" ]; then cp "$dir/console" "$dir/console.$script"; fi
+}
