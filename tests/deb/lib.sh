@@ -132,7 +132,8 @@ apt() {
 	in_system "$system" "$repository:/mnt/repo" -- sh -euc '
 		echo "deb [trusted=yes] file:/mnt/repo ./" >/etc/apt/sources.list.d/bdsnap.list
 		apt-get -q -o Acquire::Languages=none update
-		exec apt-get -qy -o APT::Keep-Downloaded-Packages=true -o APT::Install-Recommends=true "$@"' - "$@" >"$dir/apt" 2>&1 || {
+		exec apt-get -qy -o APT::Keep-Downloaded-Packages=true -o APT::Install-Recommends=true \
+			-o Dpkg::Options::=--force-unsafe-io "$@"' - "$@" >"$dir/apt" 2>&1 || {
 		tail -n 40 "$dir/apt" >&2
 		return 1
 	}

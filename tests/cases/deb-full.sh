@@ -1,0 +1,74 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# tags: full
+# timeout: 7200
+#
+# The Debian packages where things are not as they should be: a session that is cut, no password, a
+# kernel that takes signed modules only, kernels that the package doesn't know, backports preferred,
+# another DKMS module, an upgrade during a session, a downgrade.
+
+set -euo pipefail
+. "$(dirname "$0")/../lib.sh"
+. "$top/tests/deb/lib.sh"
+
+DATA_UUID=11111111-2222-4333-8444-555555555555
+KNOWN_NOT=7.2.11+deb13-amd64
+system=$dir/system
+make_repository
+mkdir -p "$share/repo2"
+(
+	[ -z "${BDSNAP_DEBS2:-}" ] || exec cp -r "$BDSNAP_DEBS2/." "$share/repo2/"
+	exec "$top/scripts/build-deb" --version 0.1.1 --out "$share/repo2"
+) >&2
+cp "$top/debian/tests/main-job" "$share/"
+
+# ---- In the file system: what apt and DKMS make of it ----
+
+text=$(in_system "$system" "$repository:/mnt/repo" -- sh -c '
+	echo "deb [trusted=yes] file:/mnt/repo ./" >/etc/apt/sources.list.d/bdsnap.list
+	apt-get -q -o Acquire::Languages=none update >&2
+	apt-get -s -t trixie-backports install bdsnap bdsnap-dkms 2>&1') || :
+if grep -q '^Inst rustc .*1\.85' <<<"$text" || grep -qE 'rustc \(< 1\.86' <<<"$text"; then
+	ok "with backports preferred, the right compiler or a refusal"
+else
+	not_ok "with backports preferred, the right compiler or a refusal: $(tail -n 20 <<<"$text")"
+fi
+apt "$system" install bdsnap v4l2loopback-dkms || { not_ok "apt install bdsnap, with another DKMS module"; exit 1; }
+answers "both modules are built" 'v4l2loopback.*bdsnap|bdsnap.*v4l2loopback' "dkms status -k $OLD_KVER | grep installed | paste -sd ' '"
+
+version=$(kernel_version "$KNOWN_NOT")
+apt "$system" install "linux-image-$KNOWN_NOT=$version" "linux-headers-$KNOWN_NOT=$version" || not_ok "a kernel's installation never fails"
+is "a kernel that the package doesn't know is skipped, and why is said" 1 \
+	"$(grep -c "kernel $KNOWN_NOT gets no module: .*install linux-source-7.2=$version" "$dir/apt")"
+apt "$system" install "linux-source-7.2=$version" || not_ok "the kernel source's installation"
+is "when its source comes, the module is built" 1 "$(grep -c "kernel $KNOWN_NOT has the module" "$dir/apt")"
+apt "$system" purge "linux-image-$KNOWN_NOT" "linux-headers-$KNOWN_NOT" "linux-source-7.2" v4l2loopback-dkms || not_ok "a purge"
+
+# ---- Booted ----
+
+# shellcheck disable=SC2016
+in_system "$system" -- sh -euc '
+	echo "correct horse" | bdsnap passwd --password-stdin
+	echo "/dev/disk/by-uuid/$1" >/etc/bdsnap/devices
+	mkdir /snapshot /data
+	printf "%s\n" "UUID=$1 /data ext4 defaults 0 2" "LABEL=snapshot /snapshot ext4 defaults 0 2" >/etc/fstab' - "$DATA_UUID"
+make_bootable "$system"
+disk data 96M
+mke2fs -q -t ext4 -U "$DATA_UUID" "$dir/data"
+disk store 512M
+mke2fs -q -t ext4 -L snapshot "$dir/store"
+
+booted "a session is cut" "$OLD_KVER" 900 cut.sh
+booted "the boot after it" "$OLD_KVER" 900 after-cut.sh
+booted "an upgrade of the packages in a session" "$OLD_KVER" 2400 package-upgrade.sh
+APPEND=module.sig_enforce=1 booted "a kernel that enforces signatures" "$OLD_KVER" 900 unsigned.sh
+in_system "$system" -- rm /etc/bdsnap/secret
+booted "a boot without a password" "$OLD_KVER" 900 no-secret.sh
+
+# ---- Back to the older version ----
+
+# shellcheck disable=SC2016
+older=$(sed -n 's/^Version: //p' "$repository/Packages" | head -n 1)
+apt "$system" install --allow-downgrades "bdsnap=$older" "bdsnap-dkms=$older" || not_ok "a downgrade"
+answers "the older module is built" 'bdsnap/0\.1\.0, .*installed' "dkms status -m bdsnap -k $OLD_KVER"
+exit $failed
