@@ -127,16 +127,33 @@ make_repository() {
 	repository=${BDSNAP_DEBS:-$("$top/scripts/build-deb" "$@" | tail -n 1)}
 	[ -e "$repository/Packages" ] || not_ok "the packages are built"
 }
-# apt SYSTEM ARGUMENT...: apt-get with the repository; its output is in $dir/apt
+# apt SYSTEM ARGUMENT...: apt-get with the repository; its output is in $dir/apt. The kernels' Rust parts,
+# which take minutes to compile, are kept for the next time; rust-kbuild sees whether they fit, as it does
+# when bdsnap is upgraded. BDSNAP_COLD=1 does without.
 apt() {
 	local system=$1
 	shift
 	# shellcheck disable=SC2016
-	in_system "$system" "$repository:/mnt/repo" -- sh -euc '
+	local parts=$CACHE/deb-kbuild
+	[ -z "${BDSNAP_COLD:-}" ] || parts=$system/parts
+	mkdir -p "$parts"
+	in_system "$system" "$repository:/mnt/repo" "$parts:/mnt/parts" -- sh -euc '
+		cache=/var/cache/bdsnap/kbuild
+		# copy FROM TO: what is whole, and not there yet
+		copy() {
+			for part in "$1"/*; do
+				if [ -e "$part/.stamp" ] && [ ! -e "$2/${part##*/}" ]; then
+					cp -a "$part" "$2/.copy.$$" && mv -T "$2/.copy.$$" "$2/${part##*/}" || rm -rf "$2/.copy.$$"
+				fi
+			done
+		}
+		mkdir -p "$cache"
+		copy /mnt/parts "$cache"
 		echo "deb [trusted=yes] file:/mnt/repo ./" >/etc/apt/sources.list.d/bdsnap.list
 		apt-get -q -o Acquire::Languages=none update
-		exec apt-get -qy -o APT::Keep-Downloaded-Packages=true -o APT::Install-Recommends=true \
-			-o Dpkg::Options::=--force-unsafe-io "$@"' - "$@" >"$dir/apt" 2>&1 || {
+		apt-get -qy -o APT::Keep-Downloaded-Packages=true -o APT::Install-Recommends=true \
+			-o Dpkg::Options::=--force-unsafe-io "$@"
+		copy "$cache" /mnt/parts' - "$@" >"$dir/apt" 2>&1 || {
 		tail -n 40 "$dir/apt" >&2
 		return 1
 	}
