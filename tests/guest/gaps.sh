@@ -64,12 +64,13 @@ if [ "$1" = before ]; then
 	activate $device
 	copy $device vde.before
 	session $device 1
-	rm /snapshot/.bdsnap-chain/*
+	tail=$(printf %s "$device" | sha256sum | cut -c 1-16)
+	rm /snapshot/.bdsnap-chain/"$tail"*
 	session $device 2
 	try bdsnap list $device
 	refused "over a lost end of the chain" $device latest~1
 	# With the marker the highest number given is lost as well.
-	rm /snapshot/.bdsnap-chain/* /snapshot/.bdsnap-store
+	rm /snapshot/.bdsnap-chain/"$tail"* /snapshot/.bdsnap-store
 	bdsnap init || not_ok "init"
 	session $device 3
 	is "the numbers go on" "yes" "$(column chain_seq $device | awk '{ print ($1 < $2 && $2 < $3) ? "yes" : $0 }')"
