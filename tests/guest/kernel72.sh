@@ -94,8 +94,10 @@ is "btrfs: a device of another filesystem is not removed" 1 $code
 is "btrfs: it was looked up" $((before + 1)) "$(seen lookup)"
 is "btrfs: without a claim" "" "$(sessions /dev/vdd)"
 is "btrfs: only the other is claimed" "1 0" "$(claims /dev/vdc) $(claims /dev/vdd)"
-# Adding it writes to it first: zeroes, which it shall have from the start.
-blkdiscard /dev/vdd || not_ok "blkdiscard"
+# Adding it writes to it first: zeroes, which it shall have from the start. A session would absorb the discard.
+deactivate /dev/vdd
+blkdiscard -f /dev/vdd || not_ok "blkdiscard"
+activate /dev/vdd
 copy /dev/vdd btrfs2.0
 btrfs -q device add -f /dev/vdd /mnt || not_ok "btrfs device add"
 is "btrfs: an added device is claimed" "1 recording" "$(claims /dev/vdd) $(sessions /dev/vdd)"
