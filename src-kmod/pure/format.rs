@@ -238,6 +238,11 @@ pub struct Header {
     pub head_sha256: [u8; 32],
     /// For an undo session: the session whose start was restored.
     pub restored_id: Id,
+    /// The youngest session that was merged into this one when it was pruned,
+    /// or [`NO_ID`].
+    pub merged_id: Id,
+    /// Its place in the chain; 0: none was merged.
+    pub merged_seq: u64,
     /// Number of bytes of `name` in use.
     pub name_len: u16,
     /// The device's name as registered (bytes, any but NUL).
@@ -271,9 +276,25 @@ impl Header {
             dev_flags: 0,
             head_sha256: [0; 32],
             restored_id: NO_ID,
+            merged_id: NO_ID,
+            merged_seq: 0,
             name_len: 0,
             name: [0; NAME_MAX],
         }
+    }
+
+    /// The session that the next one of the chain names as the one before it.
+    pub fn last_id(&self) -> &Id {
+        if self.merged_seq == 0 {
+            &self.session_id
+        } else {
+            &self.merged_id
+        }
+    }
+
+    /// Whether all of `other`, of the same chain, has been merged into this one.
+    pub fn contains(&self, other: &Self) -> bool {
+        self.chain_seq < other.chain_seq && other.chain_seq <= self.merged_seq
     }
 
     /// The device's name.
@@ -325,6 +346,8 @@ impl Header {
         w.u16(self.name_len);
         w.bytes(&self.head_sha256);
         w.bytes(&self.restored_id);
+        w.bytes(&self.merged_id);
+        w.u64(self.merged_seq);
         w.seek(HEADER_NAME);
         w.bytes(self.name());
         seal(out);
@@ -385,6 +408,8 @@ impl Header {
         self.name_len = r.u16();
         self.head_sha256 = r.array();
         self.restored_id = r.array();
+        self.merged_id = r.array();
+        self.merged_seq = r.u64();
         if usize::from(self.name_len) > NAME_MAX {
             return Err(FormatError::Field("name_len"));
         }

@@ -38,6 +38,10 @@ pub fn write_json(
     if header.kind == Kind::Undo {
         obj.id("restored_id", &header.restored_id)?;
     }
+    if header.merged_seq != 0 {
+        obj.id("merged_id", &header.merged_id)?;
+        obj.number("merged_seq", header.merged_seq)?;
+    }
     obj.bytes("durability", header.durability.as_str().as_bytes())?;
     obj.bytes("gap_before", header.gap_before.as_str().as_bytes())?;
     obj.number("chain_seq", header.chain_seq)?;

@@ -283,6 +283,8 @@ fn table_of_the_header() {
     h.prev_session_id = id(0x60);
     h.group_id = id(0x70);
     h.restored_id = id(0x80);
+    h.merged_id = id(0x90);
+    h.merged_seq = 0x0202_0202_0202_0202;
     h.chain_seq = 0x0101_0101_0101_0101;
     h.part_start = 0x0303_0303;
     h.loop_offset = 0x0404_0404;
@@ -329,6 +331,8 @@ fn table_of_the_header() {
             ("name_len", &h.name_len.to_le_bytes()),
             ("head_sha256", &h.head_sha256),
             ("restored_id", &h.restored_id),
+            ("merged_id", &h.merged_id),
+            ("merged_seq", &h.merged_seq.to_le_bytes()),
             ("name", &name),
             ("crc", &crc_field(&bytes)),
         ],

@@ -4,6 +4,7 @@
 //! progress bar, times of the user's zone, errors as text and JSON.
 
 pub mod docs;
+pub mod table;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};

@@ -262,7 +262,7 @@ pub fn link(before: Option<&Header>, session: &Header) -> Option<Break> {
         Gap::Unknown => return Some(Break::Unknown),
         Gap::None => {}
     }
-    let expected = before.map_or(NO_ID, |b| b.session_id);
+    let expected = before.map_or(NO_ID, |b| *b.last_id());
     (session.prev_session_id != expected).then_some(Break::Missing)
 }
 
@@ -308,6 +308,8 @@ mod tests {
         assert_eq!(link(None, &b), Some(Break::Missing));
         a.session_id = [2; 16];
         assert_eq!(link(Some(&a), &b), Some(Break::Missing));
+        (a.merged_id, a.merged_seq) = ([1; 16], 5);
+        assert_eq!(link(Some(&a), &b), None, "what was in between is part of a");
         b.gap_before = Gap::Written;
         assert_eq!(link(Some(&a), &b), Some(Break::Written));
         b.gap_before = Gap::Unknown;

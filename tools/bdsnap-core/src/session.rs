@@ -12,7 +12,7 @@ use bdsnap_abi::format::{
     RECORDS_OFFSET, RECORD_LEN, REC_ZERO, RUN_MAX, SLOT_LEN, SLOT_OFFSETS,
 };
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
 use crate::original::Original;
 use crate::progress::{Progress, Stop};
@@ -277,10 +277,8 @@ impl Session {
             }
         }
         checked.runs.sort_unstable_by_key(|r| r.sector);
-        for pair in checked.runs.windows(2) {
-            if pair[0].sector + u64::from(pair[0].bytes).div_ceil(512) > pair[1].sector {
-                return Err(self.damage(format_args!("sector {} occurs twice", pair[1].sector)));
-            }
+        if let Some(twice) = first_twice(&checked.runs) {
+            return Err(self.damage(format_args!("sector {twice} occurs twice")));
         }
         Ok(checked)
     }
@@ -306,6 +304,65 @@ impl Session {
             checked.runs.push(run);
         }
         Ok(checked)
+    }
+
+    /// Its runs in the order of the device, without a look at the data behind
+    /// them, and whether all are sure to be whole. `live` as in
+    /// [`Session::check`].
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Verification`] if the structure is damaged.
+    pub fn runs(&self, live: bool) -> Result<(Vec<Record>, bool)> {
+        if self.original.is_some() {
+            // Without checksums: only a look at the data gives some.
+            return Ok((self.check(live, &crate::progress::Silent, &Stop::never())?.runs, true));
+        }
+        let Index { mut runs, committed } = self.read_index(live)?;
+        let sure = committed == runs.len();
+        runs.sort_unstable_by_key(|r| r.sector);
+        if let Some(twice) = first_twice(&runs) {
+            return Err(self.damage(format_args!("sector {twice} occurs twice")));
+        }
+        Ok((runs, sure))
+    }
+
+    /// What all its files take in the store, with the directory, in bytes.
+    pub fn bytes_on_disk(&self) -> Result<u64> {
+        let mut blocks = self.path.metadata().on("examine", &self.path)?.blocks();
+        for entry in self.path.read_dir().on("read", &self.path)? {
+            let entry = entry.on("read", &self.path)?;
+            blocks += entry.metadata().on("examine", &entry.path())?.blocks();
+        }
+        Ok(blocks.saturating_mul(512))
+    }
+
+    /// Keeps others from taking it away, until the file is dropped. The store
+    /// must be locked meanwhile, or it may be gone already.
+    pub fn lock_shared(&self) -> Result<File> {
+        self.lock(rustix::fs::FlockOperation::NonBlockingLockShared)
+    }
+
+    /// Has it alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] if somebody uses it.
+    pub fn lock_alone(&self) -> Result<File> {
+        self.lock(rustix::fs::FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock(&self, how: rustix::fs::FlockOperation) -> Result<File> {
+        let dir = File::open(&self.path).on("open", &self.path)?;
+        match rustix::fs::flock(&dir, how) {
+            Ok(()) => Ok(dir),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::refused(format!(
+                "session {} is in use by another program",
+                crate::text::escape(&self.dir)
+            ))
+            .hint("a view of it may be mounted")),
+            Err(e) => Err(e).on("lock", &self.path),
+        }
     }
 
     /// Reads the records without the data behind them.
@@ -441,6 +498,12 @@ impl Session {
 struct Index {
     runs: Vec<Record>,
     committed: usize,
+}
+
+/// A sector that two of these runs have, which are in the order of the device.
+fn first_twice(runs: &[Record]) -> Option<u64> {
+    let meet = |p: &&[Record]| p[0].sector + u64::from(p[0].bytes).div_ceil(512) > p[1].sector;
+    runs.windows(2).find(meet).map(|p| p[1].sector)
 }
 
 /// Reads a whole record; false at the end or if there is only a part.

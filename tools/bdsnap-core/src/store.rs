@@ -25,7 +25,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    Marker, State, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
+    Header, Marker, State, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
 };
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
@@ -44,6 +44,17 @@ pub const DEFAULT_STORE: &str = "/snapshot";
 pub struct Store {
     path: PathBuf,
     marker: Marker,
+}
+
+/// A lock on the whole store, until dropped.
+///
+/// Whoever reads sessions has a shared one, so that they do not go away
+/// meanwhile. Whoever takes them away has it alone, and only for moments. The
+/// module takes none: it never touches a session that has ended, and nobody
+/// touches the one that it records.
+#[derive(Debug)]
+pub struct StoreLock {
+    _dir: File,
 }
 
 /// What `init` found.
@@ -202,6 +213,36 @@ impl Store {
         &self.path
     }
 
+    /// Waits for a shared lock, at most some seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] if sessions are being taken away all that time.
+    pub fn lock_shared(&self) -> Result<StoreLock> {
+        self.lock(FlockOperation::NonBlockingLockShared, "sessions are being removed from it")
+    }
+
+    /// Waits for the store alone, at most some seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] if others read it all that time.
+    pub fn lock_alone(&self) -> Result<StoreLock> {
+        self.lock(FlockOperation::NonBlockingLockExclusive, "another program is using its sessions")
+    }
+
+    fn lock(&self, how: FlockOperation, who: &str) -> Result<StoreLock> {
+        let dir = File::open(&self.path).on("open", &self.path)?;
+        match lock_for(&dir, how, 200) {
+            Ok(()) => Ok(StoreLock { _dir: dir }),
+            Err(e) if e.raw_os_error() == Some(libc::EWOULDBLOCK) => {
+                Err(Error::refused(format!("{} is locked: {who}", crate::text::path(&self.path)))
+                    .hint("wait until it has ended, and try again"))
+            }
+            Err(e) => Err(e).on("lock", &self.path),
+        }
+    }
+
     /// Its identity.
     pub fn id(&self) -> bdsnap_abi::format::Id {
         self.marker.store_id
@@ -209,7 +250,17 @@ impl Store {
 
     /// All sessions, oldest first by the store's order, the damaged ones at
     /// the end. Reads 12 KiB of each.
+    ///
+    /// Without those that have been merged into another one: pruning was cut
+    /// before it took them away.
     pub fn items(&self) -> Result<Vec<Item>> {
+        let mut items = self.all_items()?;
+        leave_out_merged(&mut items);
+        Ok(items)
+    }
+
+    /// As [`Store::items`], with those that have been merged.
+    pub fn all_items(&self) -> Result<Vec<Item>> {
         let mut items = Vec::new();
         for entry in self.path.read_dir().on("read", &self.path)? {
             let entry = entry.on("read", &self.path)?;
@@ -314,6 +365,26 @@ impl Store {
     }
 }
 
+/// Takes out sessions that are part of another one.
+fn leave_out_merged(items: &mut Vec<Item>) {
+    // Few have merged anything, so this is short.
+    let merged: Vec<Header> = items
+        .iter()
+        .filter_map(|i| match i {
+            Item::Session(s) if s.header.merged_seq != 0 => Some(s.header.clone()),
+            _ => None,
+        })
+        .collect();
+    if !merged.is_empty() {
+        items.retain(|i| match i {
+            Item::Session(s) => {
+                !merged.iter().any(|m| m.name() == s.header.name() && m.contains(&s.header))
+            }
+            Item::Original(_) | Item::Damaged(_) => true,
+        });
+    }
+}
+
 /// Whether `fstab` has a file system for a directory on which none is mounted:
 /// a store made now would be hidden later.
 fn awaits_mount(path: &Path, fstab: &[u8]) -> bool {
@@ -357,8 +428,13 @@ fn read_marker(file: &File, store: &Path) -> Result<Marker> {
 
 /// Takes an exclusive lock on a file, waiting for at most about two seconds.
 fn lock(file: &File) -> io::Result<()> {
-    for _ in 0..40 {
-        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+    lock_for(file, FlockOperation::NonBlockingLockExclusive, 40)
+}
+
+/// Takes a lock, trying it so many times, twenty a second.
+fn lock_for(file: &File, how: FlockOperation, attempts: u32) -> io::Result<()> {
+    for _ in 0..attempts {
+        match rustix::fs::flock(file, how) {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
                 std::thread::sleep(std::time::Duration::from_millis(50));

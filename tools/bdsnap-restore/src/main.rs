@@ -111,6 +111,7 @@ fn run(cli: &Cli) -> Result<Done, Error> {
             .map_err(|e| Error::io("cannot handle signals", &e))?;
     }
     let store = Store::open(&common.store())?;
+    let _lock = store.lock_shared()?;
     let target = Target::find(&cli.device)?;
     let writes = cli.to.is_none() && !cli.dry_run;
     if writes {

@@ -3,7 +3,6 @@
 //! `bdsnap`: protects block devices, and shows what was recorded of them.
 
 mod commands;
-mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,6 +46,24 @@ enum Command {
     List(List),
     /// Check sessions for damage
     Verify(Verify),
+    /// Look into a session: totals, a picture of where the device was changed, files
+    Inspect(Inspect),
+    /// Show a device as it was at the start of a session, as one read-only file
+    ///
+    /// The file appears in the directory MOUNTPOINT until that is unmounted or
+    /// this command is ended. Nothing is copied: what was overwritten since comes
+    /// from the store, the rest from the device. If the device is mounted and
+    /// recorded with durability strict, it can be used meanwhile; else it cannot
+    /// be mounted as long as it is viewed.
+    View(ViewArgs),
+    /// Print a file as it was at the start of a session (ext2, ext3, ext4)
+    Cat(Cat),
+    /// Copy a file or directory as it was at the start of a session (ext2, ext3, ext4)
+    Extract(Extract),
+    /// Keep a session from being pruned, under a name; it may have several
+    Hold(Hold),
+    /// Take such a hold away
+    Release(Hold),
 }
 
 /// Where the password comes from; without these it is asked for.
@@ -158,6 +175,12 @@ struct Status {
     /// Fail (exit status 1) if anything is broken or unprotected
     #[arg(long)]
     check: bool,
+    /// One line only: module, registrations, running sessions, last failure
+    #[arg(long, conflicts_with_all = ["json", "device"])]
+    line: bool,
+    /// Write metrics of module and store for Prometheus into FILE, as a whole (-: standard output)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "check", "line", "device"])]
+    prometheus: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -168,10 +191,107 @@ struct List {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Only these kinds: mount, raw, undo
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    kind: Vec<String>,
+    /// Only these states: recording, interrupted, closed, broken, tainted, undo, damaged, unchecked
+    #[arg(long, value_name = "STATE", value_delimiter = ',')]
+    state: Vec<String>,
+    /// Only what began then or later: a day, a time (RFC 3339), or as in 2d
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Only what began then or before
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Only what saved so much or more, as in 10MiB
+    #[arg(long, value_name = "SIZE")]
+    min_size: Option<String>,
+    /// Sort by a column
+    #[arg(long, value_name = "COL")]
+    sort: Option<String>,
+    /// The other way round
+    #[arg(long)]
+    reverse: bool,
     /// Columns, by their names in JSON, separated by commas
     #[arg(short = 'o', long = "output", value_name = "COLS", value_delimiter = ',')]
     #[arg(conflicts_with = "json")]
     columns: Vec<String>,
+}
+
+/// A session whose start is wanted.
+#[derive(Debug, clap::Args)]
+struct OfSession {
+    /// Name of a session, or a unique beginning of one; with --device also latest, latest~1 and so on
+    #[arg(value_name = "SESSION")]
+    session: std::ffi::OsString,
+    /// The device, if it is not found by its recorded name
+    #[arg(long, value_name = "DEV")]
+    device: Option<PathBuf>,
+    /// Go on although the device may have been changed unseen
+    #[arg(long)]
+    accept_gap: bool,
+    /// Go on although old content is missing
+    #[arg(long)]
+    accept_loss: bool,
+}
+
+/// Which session to look into.
+#[derive(Debug, clap::Args)]
+struct Inspect {
+    #[command(flatten)]
+    of: OfSession,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the picture of the device into a new SVG file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Say which files differ between start and end of the session (ext2, ext3, ext4)
+    #[arg(long)]
+    files: bool,
+    /// Compare also the content of files with equal sizes and times
+    #[arg(long, requires = "files")]
+    content: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ViewArgs {
+    #[command(flatten)]
+    of: OfSession,
+    /// An empty directory
+    #[arg(value_name = "MOUNTPOINT")]
+    mountpoint: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Cat {
+    #[command(flatten)]
+    of: OfSession,
+    /// Path of the file, from the root of its file system
+    #[arg(value_name = "PATH")]
+    path: std::ffi::OsString,
+}
+
+#[derive(Debug, clap::Args)]
+struct Extract {
+    #[command(flatten)]
+    of: OfSession,
+    /// Path of the file or directory, from the root of its file system
+    #[arg(value_name = "PATH")]
+    path: std::ffi::OsString,
+    /// Where to, which must not exist
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Hold {
+    /// Name of a session, or a unique beginning of one
+    #[arg(value_name = "SESSION")]
+    session: std::ffi::OsString,
+    /// What the hold is called, as in before-upgrade
+    #[arg(value_name = "NAME")]
+    name: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -182,6 +302,12 @@ struct Verify {
     /// All sessions of the store
     #[arg(long, conflicts_with = "sessions")]
     all: bool,
+    /// Let the file system's own checker look at the device as it was at the start, too
+    ///
+    /// The device must not be in use, or be recorded with durability strict. The checker (e2fsck,
+    /// xfs_repair, btrfs check, fsck.fat, fsck.exfat, fsck.f2fs) changes nothing.
+    #[arg(long)]
+    deep: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -193,10 +319,16 @@ impl Command {
             Self::Status(c) => c.json,
             Self::List(c) => c.json,
             Self::Verify(c) => c.json,
+            Self::Inspect(c) => c.json,
             Self::Init
             | Self::Activate(_)
             | Self::Deactivate(_)
             | Self::Passwd(_)
+            | Self::View(_)
+            | Self::Cat(_)
+            | Self::Extract(_)
+            | Self::Hold(_)
+            | Self::Release(_)
             | Self::Settle(_)
             | Self::Reload(_)
             | Self::Config(_) => false,
@@ -226,6 +358,12 @@ fn run(cli: &Cli) -> Result<Done, Error> {
         Command::Status(c) => commands::status::run(common, c),
         Command::List(c) => commands::list::run(common, c),
         Command::Verify(c) => commands::verify::run(common, c),
+        Command::Inspect(c) => commands::inspect::run(common, c),
+        Command::View(c) => commands::view::run(common, c),
+        Command::Cat(c) => commands::files::cat(common, c),
+        Command::Extract(c) => commands::files::extract(common, c),
+        Command::Hold(c) => commands::hold::hold(common, c),
+        Command::Release(c) => commands::hold::release(common, c),
     }
 }
 

@@ -113,7 +113,8 @@ fn list_as_json() {
          "end": null, "end_ns": null, "device_bytes": null, "chunk_size": null, "records": 2,
          "saved_bytes": 100, "gap_before": null, "prev_session_id": null, "group_id": null,
          "restored_id": null, "boot_id": null, "errno": null, "broken_sector": null,
-         "broken": null, "absorbed_bytes": null, "held_bios": null, "damage": null},
+         "broken": null, "absorbed_bytes": null, "held_bios": null, "merged_id": null, "holds": null,
+         "verified": null, "verified_ok": null, "verified_deep": null, "damage": null},
         {"session_id": hex(1), "name": a, "device": image,
          "format": "bdsnap", "kind": "mount", "state": "closed", "durability": "strict",
          "chain_seq": 1, "start": "2026-11-20T23:59:59Z", "start_ns": 1795219199000000000u64,
@@ -121,7 +122,8 @@ fn list_as_json() {
          "chunk_size": 4096, "records": 1, "saved_bytes": 12288, "gap_before": "none",
          "prev_session_id": null, "group_id": null, "restored_id": null, "boot_id": boot,
          "errno": null, "broken_sector": null, "broken": null, "absorbed_bytes": 0,
-         "held_bios": 0, "damage": null},
+         "held_bios": 0, "merged_id": null, "holds": [],
+         "verified": null, "verified_ok": null, "verified_deep": null, "damage": null},
         {"session_id": hex(2), "name": b, "device": image,
          "format": "bdsnap", "kind": "raw", "state": "broken", "durability": "strict",
          "chain_seq": 2, "start": "2026-11-21T00:59:59Z", "start_ns": 1795222799000000000u64,
@@ -129,7 +131,8 @@ fn list_as_json() {
          "chunk_size": 4096, "records": 1, "saved_bytes": 4096, "gap_before": "written",
          "prev_session_id": hex(1), "group_id": null, "restored_id": null, "boot_id": boot,
          "errno": 28, "broken_sector": 800, "broken": null, "absorbed_bytes": 0,
-         "held_bios": 0, "damage": null},
+         "held_bios": 0, "merged_id": null, "holds": [],
+         "verified": null, "verified_ok": null, "verified_deep": null, "damage": null},
         {"session_id": hex(3), "name": c, "device": image,
          "format": "bdsnap", "kind": "mount", "state": "interrupted", "durability": "async",
          "chain_seq": 3, "start": "2026-11-21T01:59:59Z", "start_ns": 1795226399000000000u64,
@@ -137,14 +140,16 @@ fn list_as_json() {
          "chunk_size": 4096, "records": null, "saved_bytes": 4096, "gap_before": "none",
          "prev_session_id": hex(2), "group_id": null, "restored_id": null, "boot_id": boot,
          "errno": null, "broken_sector": null, "broken": null, "absorbed_bytes": 0,
-         "held_bios": 0, "damage": null},
+         "held_bios": 0, "merged_id": null, "holds": [],
+         "verified": null, "verified_ok": null, "verified_deep": null, "damage": null},
         {"session_id": null, "name": "vdz_20260101T000000Z", "device": null,
          "format": "bdsnap", "kind": null, "state": "damaged", "durability": null,
          "chain_seq": null, "start": null, "start_ns": null, "end": null, "end_ns": null,
          "device_bytes": null, "chunk_size": null, "records": null, "saved_bytes": null,
          "gap_before": null, "prev_session_id": null, "group_id": null, "restored_id": null,
          "boot_id": null, "errno": null, "broken_sector": null, "broken": null,
-         "absorbed_bytes": null, "held_bios": null,
+         "absorbed_bytes": null, "held_bios": null, "merged_id": null, "holds": null,
+         "verified": null, "verified_ok": null, "verified_deep": null,
          "damage": "blocks.map: No such file or directory"},
     ]});
     assert_eq!(list, golden, "{list:#}");
@@ -332,4 +337,120 @@ fn ten_thousand_sessions_are_listed_in_seconds() {
     assert_eq!(ran.out.lines().count(), 10_001);
     eprintln!("{took:?}");
     assert!(took.as_secs() < 5, "{took:?}");
+}
+
+#[test]
+fn list_is_filtered_and_sorted() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, [a, b, c]) = three(tmp.path());
+    let names = |args: &[&str]| -> Vec<String> {
+        let mut all = vec!["list", "-o", "name"];
+        all.extend(args);
+        bdsnap(lab.store.path(), &all, "")
+            .expect(0)
+            .out
+            .lines()
+            .skip(1)
+            .map(str::to_owned)
+            .collect()
+    };
+    assert_eq!(names(&[]), [&*a, &*b, &*c]);
+    assert_eq!(names(&["--reverse"]), [&*c, &*b, &*a]);
+    assert_eq!(names(&["--sort", "saved_bytes", "--reverse"])[0], a);
+    assert_eq!(names(&["--sort", "state"]), [&*b, &*a, &*c]);
+    assert_eq!(names(&["--kind", "raw"]), [&*b]);
+    assert_eq!(names(&["--state", "broken,interrupted"]), [&*b, &*c]);
+    assert_eq!(
+        names(&["--since", "2026-11-21T00:59:59Z", "--until", "2026-11-21T01:00:00Z"]),
+        [&*b]
+    );
+    assert_eq!(names(&["--until", "2026-11-21"]), [&*a]);
+    assert_eq!(names(&["--min-size", "5KiB"]), [&*a]);
+    for bad in [["--since", "soon"], ["--min-size", "5%"], ["--sort", "nothing"]] {
+        bdsnap(lab.store.path(), &[&["list"], &bad[..]].concat(), "").expect(2);
+    }
+    bdsnap(lab.store.path(), &["list", "--kind", "undo"], "")
+        .expect(0)
+        .says("no sessions that fit");
+}
+
+#[test]
+fn holds_and_verifications_are_remembered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, [a, b, _]) = three(tmp.path());
+    let store = lab.store.path();
+    bdsnap(store, &["hold", &a, "upgrade"], "").expect(0).says("is held");
+    bdsnap(store, &["hold", &a, "other"], "").expect(0);
+    bdsnap(store, &["hold", &a, "a,b"], "").expect(2);
+    bdsnap(store, &["hold", "disk", "x"], "").expect(2).says("choose from");
+    bdsnap(store, &["verify", &a, "--json"], "").expect(0);
+    flip(&lab.path(&b).join("blocks.dat"), 77);
+    bdsnap(store, &["verify", &b], "").expect(4);
+    let list = bdsnap(store, &["list", "--json"], "").expect(0).json();
+    let s = &list["sessions"];
+    assert_eq!(s[0]["holds"], json!(["upgrade", "other"]));
+    assert_eq!(
+        (&s[0]["verified_ok"], &s[1]["verified_ok"], &s[2]["verified_ok"]),
+        (&json!(true), &json!(false), &json!(null))
+    );
+    bdsnap(store, &["list"], "").expect(0).says("held: upgrade; held: other").says("DAMAGED");
+    bdsnap(store, &["release", &a, "upgrade"], "").expect(0).says("1 hold left");
+    bdsnap(store, &["release", &a, "upgrade"], "").expect(3);
+    bdsnap(store, &["release", &a, "other"], "").expect(0);
+    assert!(!lab.path(&a).join("holds.json").exists());
+    // What has changed since is not verified.
+    fs::OpenOptions::new()
+        .append(true)
+        .open(lab.path(&b).join("blocks.map"))
+        .unwrap()
+        .write_all(&[0; 32])
+        .unwrap();
+    let list = bdsnap(store, &["list", "--json"], "").expect(0).json();
+    assert_eq!(list["sessions"][1]["verified"], json!(null));
+}
+
+#[test]
+fn inspect() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, [a, ..]) = three(tmp.path());
+    let store = lab.store.path();
+    let ran = bdsnap(store, &["inspect", &a], "").expect(0);
+    assert!(ran.out.contains("Saved    12.0 KiB in 1 run, 3.00 % of the device"), "{}", ran.out);
+    assert!(ran.out.contains("Largest  12.0 KiB at 0 B"), "{}", ran.out);
+    assert!(ran.out.contains("\n █"), "{}", ran.out);
+    let doc = bdsnap(store, &["inspect", &a, "--json"], "").expect(0).json();
+    assert_eq!(
+        (&doc["schema_version"], &doc["saved_bytes"], &doc["pieces"]),
+        (&json!(1), &json!(12288), &json!(1))
+    );
+    let heat: Vec<u64> =
+        doc["heat"].as_array().unwrap().iter().map(|h| h.as_u64().unwrap()).collect();
+    assert_eq!(heat.len(), 256);
+    // 12288 of 409600 bytes are 7.68 of 256 cells.
+    assert!(
+        heat[..7].iter().all(|h| *h == 1000) && heat[7] == 680 && heat[8..].iter().all(|h| *h == 0),
+        "{heat:?}"
+    );
+    let svg = tmp.path().join("x.svg");
+    bdsnap(store, &["inspect", &a, "--svg", svg.to_str().unwrap()], "").expect(0);
+    assert!(fs::read_to_string(&svg).unwrap().starts_with("<svg"));
+    bdsnap(store, &["inspect", &a, "--svg", svg.to_str().unwrap()], "").expect(1);
+    // No file system, no gap accepted.
+    bdsnap(store, &["inspect", &a, "--files"], "").expect(5);
+    bdsnap(store, &["cat", &a, "/x", "--accept-gap", "--accept-loss"], "").expect(5).says("ext4");
+}
+
+#[test]
+fn metrics() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, _) = three(tmp.path());
+    let ran = bdsnap(lab.store.path(), &["status", "--prometheus", "-"], "").expect(0);
+    let image = lab.image.to_str().unwrap();
+    let line = format!("bdsnap_sessions{{device=\"{image}\",state=\"broken\"}} 1\n");
+    assert!(ran.out.contains(&line), "{}", ran.out);
+    assert!(ran.out.contains("\nbdsnap_store_present 1\n"), "{}", ran.out);
+    let file = tmp.path().join("bdsnap.prom");
+    bdsnap(&tmp.path().join("none"), &["status", "--prometheus", file.to_str().unwrap()], "")
+        .expect(0);
+    assert!(fs::read_to_string(&file).unwrap().contains("bdsnap_store_present 0\n"));
 }

@@ -3,16 +3,17 @@
 //! `bdsnap list`.
 
 use bdsnap_abi::format::State;
-use bdsnap_cli::{Common, Done};
+use bdsnap_cli::table::{Cell, Color};
+use bdsnap_cli::{table, Common, Done};
 use bdsnap_core::device::{Match, Matcher, Target};
 use bdsnap_core::module::{Control, Module, ModuleStatus};
+use bdsnap_core::retention::{Size, Span};
 use bdsnap_core::session::{Session, View};
 use bdsnap_core::store::{Item, Store};
-use bdsnap_core::{chain, text, Error, Kind};
-use comfy_table::{Cell, Color};
+use bdsnap_core::{chain, notes, text, Error, Kind};
 use serde::Serialize;
 
-use crate::{table, List};
+use crate::List;
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -60,12 +61,22 @@ struct Row {
     broken: Option<String>,
     absorbed_bytes: Option<u64>,
     held_bios: Option<u64>,
+    /// The youngest session that was merged into it by pruning.
+    merged_id: Option<String>,
+    /// Names of its holds.
+    holds: Option<Vec<String>>,
+    /// When it was verified; none: never, or it has changed since.
+    verified: Option<String>,
+    /// How that went.
+    verified_ok: Option<bool>,
+    /// What a file system checker said of the image of its start.
+    verified_deep: Option<String>,
     /// What is wrong with a damaged one.
     damage: Option<String>,
 }
 
 pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
-    for column in &args.columns {
+    for column in args.columns.iter().chain(&args.sort) {
         if !COLUMNS.contains(&column.as_str()) {
             return Err(Error::new(
                 Kind::Usage,
@@ -75,6 +86,7 @@ pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
         }
     }
     let store = Store::open(&common.store())?;
+    let _lock = store.lock_shared()?;
     let mut items = store.items()?;
     if let Some(device) = &args.device {
         let target = Target::find(device)?;
@@ -90,13 +102,16 @@ pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
     }
     let module = Module::open().ok().flatten().and_then(|m| m.status().ok());
     store.look_again(&mut items, module.as_ref());
-    let rows: Vec<Row> = items.iter().map(|i| row(i, module.as_ref())).collect();
+    let mut rows: Vec<Row> = items.iter().map(|i| row(i, module.as_ref())).collect();
+    let all = rows.len();
+    filter(&mut rows, args)?;
+    sort(&mut rows, args)?;
     if args.json {
         let document = Document { schema_version: 1, sessions: &rows };
         return bdsnap_cli::print_json(&document).map(|()| Done::OK);
     }
     if rows.is_empty() {
-        common.say("no sessions");
+        common.say(if all == 0 { "no sessions" } else { "no sessions that fit" });
         return Ok(Done::OK);
     }
     if args.columns.is_empty() {
@@ -114,6 +129,72 @@ pub(crate) fn run(common: &Common, args: &List) -> Result<Done, Error> {
     } else {
         bdsnap_cli::print(&columns(&rows, &args.columns)?).map(|()| Done::OK)
     }
+}
+
+/// Leaves the sessions that the user wants to see.
+fn filter(rows: &mut Vec<Row>, args: &List) -> Result<(), Error> {
+    let since = args.since.as_deref().map(time).transpose()?;
+    let until = args.until.as_deref().map(time).transpose()?;
+    let min_size = match &args.min_size {
+        Some(size) => match Size::parse(size)? {
+            Size::Bytes(n) => n,
+            Size::Percent(_) => return Err(Error::new(Kind::Usage, "a size in bytes is wanted")),
+        },
+        None => 0,
+    };
+    let among = |words: &[String], word: Option<&str>| {
+        words.is_empty() || word.is_some_and(|w| words.iter().any(|x| x == w))
+    };
+    rows.retain(|r| {
+        among(&args.kind, r.kind)
+            && among(&args.state, Some(r.state))
+            && since.is_none_or(|t| r.start_ns.is_some_and(|s| s >= t))
+            && until.is_none_or(|t| r.start_ns.is_some_and(|s| s <= t))
+            && (min_size == 0 || r.saved_bytes.is_some_and(|s| s >= min_size))
+    });
+    Ok(())
+}
+
+/// A time in RFC 3339, a day, or how long ago it was.
+fn time(text: &str) -> Result<u64, Error> {
+    let ns = |t: jiff::Timestamp| u64::try_from(t.as_nanosecond()).ok();
+    let given = text.parse::<jiff::Timestamp>().ok().and_then(ns).or_else(|| {
+        let day = text.parse::<jiff::civil::DateTime>().ok()?;
+        ns(day.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp())
+    });
+    match given {
+        Some(t) => Ok(t),
+        None => Span::parse(text)
+            .map(|ago| bdsnap_core::fsutil::now_ns().saturating_sub(ago.0))
+            .map_err(|e| {
+                e.hint("write it as 2026-11-22, 2026-11-22T10:00:00Z, or 2d for two days ago")
+            }),
+    }
+}
+
+/// Sorts by a column; without one they stay in the order of the chain.
+fn sort(rows: &mut Vec<Row>, args: &List) -> Result<(), Error> {
+    if let Some(column) = &args.sort {
+        let mut keyed = Vec::with_capacity(rows.len());
+        for row in rows.drain(..) {
+            let value = serde_json::to_value(&row)
+                .map_err(|e| Error::other(format!("cannot show a session: {e}")))?;
+            keyed.push((value.get(column).cloned().unwrap_or_default(), row));
+        }
+        keyed.sort_by(|(a, _), (b, _)| match (a.as_u64(), b.as_u64()) {
+            (Some(a), Some(b)) => a.cmp(&b),
+            // What has no value comes first.
+            (a_number, b_number) if a.is_null() || b.is_null() => {
+                (!a.is_null()).cmp(&!b.is_null()).then(a_number.cmp(&b_number))
+            }
+            _ => a.to_string().cmp(&b.to_string()),
+        });
+        rows.extend(keyed.into_iter().map(|(_, r)| r));
+    }
+    if args.reverse {
+        rows.reverse();
+    }
+    Ok(())
 }
 
 fn row(item: &Item, module: Option<&ModuleStatus>) -> Row {
@@ -146,6 +227,11 @@ fn row(item: &Item, module: Option<&ModuleStatus>) -> Row {
         broken: None,
         absorbed_bytes: None,
         held_bios: None,
+        merged_id: None,
+        holds: None,
+        verified: None,
+        verified_ok: None,
+        verified_deep: None,
         damage: None,
     };
     match item {
@@ -168,6 +254,7 @@ fn session_row(s: &Session, live: bool, empty: Row) -> Row {
     let (header, status) = (&s.header, &s.status);
     let ended = status.state != State::Recording;
     let broken = status.errno != 0 || status.state == State::Broken;
+    let verified = notes::verified(s);
     Row {
         session_id: text::id(&header.session_id),
         device: Some(text::lossy(header.name())),
@@ -195,13 +282,26 @@ fn session_row(s: &Session, live: bool, empty: Row) -> Row {
         broken: (broken && status.broken_ns != 0).then(|| text::rfc3339(status.broken_ns)),
         absorbed_bytes: Some(status.absorbed_bytes),
         held_bios: Some(status.held_bios),
+        merged_id: text::id(&header.merged_id),
+        holds: Some(held(s)),
+        verified: verified.as_ref().map(|v| v.when.clone()),
+        verified_ok: verified.as_ref().map(|v| v.ok),
+        verified_deep: verified.and_then(|v| v.deep),
         damage: s.slot_damaged.then(|| "a status slot is unreadable".to_owned()),
         ..empty
     }
 }
 
+/// Names of a session's holds; what cannot be read holds it as well.
+fn held(s: &Session) -> Vec<String> {
+    match notes::holds(&s.path) {
+        Ok(holds) => holds.into_iter().map(|h| h.name).collect(),
+        Err(e) => vec![format!("({})", e.message)],
+    }
+}
+
 /// The names of [`Row`]'s fields.
-const COLUMNS: [&str; 29] = [
+const COLUMNS: [&str; 34] = [
     "session_id",
     "name",
     "device",
@@ -230,12 +330,18 @@ const COLUMNS: [&str; 29] = [
     "broken",
     "absorbed_bytes",
     "held_bios",
+    "merged_id",
+    "holds",
+    "verified",
+    "verified_ok",
+    "verified_deep",
     "damage",
 ];
 
 /// The table without `-o`.
 fn people(rows: &[Row], colored: bool) -> String {
-    let headings = ["DEVICE", "SESSION", "START", "SPAN", "SAVED", "KIND", "STATE", "REMARKS"];
+    let headings =
+        ["DEVICE", "SESSION", "START", "SPAN", "SAVED", "KIND", "STATE", "VERIFIED", "REMARKS"];
     let mut table = table::new(&headings, colored);
     for r in rows {
         let span = match (r.start_ns, r.end_ns) {
@@ -262,14 +368,38 @@ fn people(rows: &[Row], colored: bool) -> String {
             Cell::new(r.saved_bytes.map_or("-".into(), text::size)),
             Cell::new(r.kind.unwrap_or("-")),
             state,
+            verified(r, colored),
             Cell::new(remarks(r)),
         ]);
     }
     table::finish(table, &[3, 4])
 }
 
+fn verified(r: &Row, colored: bool) -> Cell {
+    let (Some(when), Some(ok)) = (&r.verified, r.verified_ok) else { return Cell::new("-") };
+    // The day is enough.
+    let day = when.get(..10).unwrap_or(when);
+    let deep = r.verified_deep.as_deref();
+    let word = match deep {
+        _ if !ok => "DAMAGED",
+        Some("clean") => "clean",
+        Some("not clean") => "NOT CLEAN",
+        Some(_) | None => "ok",
+    };
+    let cell = Cell::new(format!("{} {word}", shown(day)));
+    match word {
+        "ok" | "clean" if colored => cell.fg(Color::Green),
+        _ if colored => cell.fg(Color::Red),
+        _ => cell,
+    }
+}
+
 fn remarks(r: &Row) -> String {
     let mut remarks = Vec::new();
+    remarks.extend(r.holds.iter().flatten().map(|h| format!("held: {}", shown(h))));
+    if r.merged_id.is_some() {
+        remarks.push("merged".into());
+    }
     match r.gap_before {
         Some("none") | None => {}
         // Before the first of all there is nothing to miss.
@@ -311,6 +441,10 @@ fn columns(rows: &[Row], names: &[String]) -> Result<String, Error> {
         table.add_row(names.iter().map(|n| match value.get(n) {
             None | Some(serde_json::Value::Null) => Cell::new("-"),
             Some(serde_json::Value::String(s)) => Cell::new(shown(s)),
+            Some(serde_json::Value::Array(a)) => {
+                let words: Vec<String> = a.iter().filter_map(|v| v.as_str().map(shown)).collect();
+                Cell::new(if words.is_empty() { "-".to_owned() } else { words.join(",") })
+            }
             Some(other) => Cell::new(other),
         }));
     }

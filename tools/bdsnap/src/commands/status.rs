@@ -21,6 +21,12 @@ use serde_json::{json, Value};
 use crate::Status;
 
 pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
+    if let Some(to) = &args.prometheus {
+        return super::metrics::prometheus(common, to);
+    }
+    if args.line {
+        return super::metrics::line(args.check);
+    }
     let mut status = Module::require()?.status()?;
     if let Some(device) = &args.device {
         let target = Target::find(device)?;
@@ -93,7 +99,7 @@ fn errno(n: u32) -> String {
 }
 
 /// What `--check` complains about.
-fn problems(status: &ModuleStatus) -> Vec<String> {
+pub(crate) fn problems(status: &ModuleStatus) -> Vec<String> {
     let mut problems = Vec::new();
     let head = &status.head;
     if head.flags & MODULE_SECRET == 0 {

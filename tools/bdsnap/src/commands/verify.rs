@@ -3,18 +3,17 @@
 //! `bdsnap verify`.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 
-use bdsnap_abi::format::NO_ID;
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::module::{Control, Module, ModuleStatus};
+use bdsnap_core::notes::{self, Verified};
 use bdsnap_core::progress::{Progress, Stop};
 use bdsnap_core::session::Session;
 use bdsnap_core::store::{Item, Store};
-use bdsnap_core::{chain, text, Error, Kind};
+use bdsnap_core::{chain, select, text, Error, Kind};
 use serde::Serialize;
 
+use super::deep::{self, Verdict};
 use crate::Verify;
 
 /// What `--json` prints.
@@ -41,12 +40,17 @@ struct Finding {
     bytes: u64,
     /// Runs of a torn tail, whose writes were never released.
     torn: u64,
+    /// Only with `--deep`: `clean`, `not clean`, or `not asked`.
+    deep: Option<&'static str>,
+    /// What the checker said, or why it was not asked.
+    deep_text: Option<String>,
     /// The break between the session before and this one.
     gap_before: Option<&'static str>,
 }
 
 pub(crate) fn run(common: &Common, args: &Verify) -> Result<Done, Error> {
     let store = Store::open(&common.store())?;
+    let _lock = store.lock_shared()?;
     let mut items = store.items()?;
     let chosen = choose(&items, args)?;
     let module = Module::open().ok().flatten().and_then(|m| m.status().ok());
@@ -63,10 +67,22 @@ pub(crate) fn run(common: &Common, args: &Verify) -> Result<Done, Error> {
     progress.phase("verify", total);
     let mut findings = Vec::new();
     for i in chosen {
-        findings.push(check(&items[i], links.get(&i).copied(), module.as_ref(), &*progress)?);
+        let link = links.get(&i).copied();
+        let mut finding = check(&items[i], link, module.as_ref(), &*progress)?;
+        if let Item::Session(s) = &items[i] {
+            let live = chain::is_live(s, module.as_ref());
+            if args.deep && finding.ok && !live {
+                look_deeper(&mut finding, &store, s)?;
+            }
+            if !live {
+                note(common, s, &finding);
+            }
+        }
+        findings.push(finding);
     }
     progress.finish();
 
+    let unclean = findings.iter().filter(|f| f.deep == Some(NOT_CLEAN)).count() as u64;
     let damaged = findings.iter().filter(|f| !f.ok).count() as u64;
     if args.json {
         let verified = findings.len();
@@ -76,8 +92,15 @@ pub(crate) fn run(common: &Common, args: &Verify) -> Result<Done, Error> {
         let lines: String = findings.iter().map(line).collect();
         bdsnap_cli::print(&lines)?;
     }
+    if unclean > 0 {
+        let images = text::count(unclean, "image");
+        common.say(&format!("bdsnap: {images} not clean"));
+    }
     if damaged > 0 {
         common.say(&format!("bdsnap: {} damaged", text::count(damaged, "session")));
+        return Ok(Done::with(Kind::Verification));
+    }
+    if unclean > 0 {
         return Ok(Done::with(Kind::Verification));
     }
     Ok(Done::OK)
@@ -87,29 +110,7 @@ fn choose(items: &[Item], args: &Verify) -> Result<Vec<usize>, Error> {
     if args.all {
         return Ok((0..items.len()).collect());
     }
-    args.sessions.iter().map(|name| find(items, name)).collect()
-}
-
-fn find(items: &[Item], name: &OsString) -> Result<usize, Error> {
-    let name = name.as_bytes();
-    let id = |i: &Item| match i {
-        Item::Session(s) => Some(text::hex(&s.header.session_id)),
-        Item::Original(_) | Item::Damaged(_) => None,
-    };
-    let exact = |i: &Item| i.dir() == name || id(i).is_some_and(|id| id.as_bytes() == name);
-    if let Some(i) = items.iter().position(exact) {
-        return Ok(i);
-    }
-    let like: Vec<usize> = (0..items.len()).filter(|&i| items[i].dir().starts_with(name)).collect();
-    match like[..] {
-        [i] => Ok(i),
-        [] => Err(Error::not_found(format!("no session {}", text::escape(name)))),
-        _ => {
-            let names: Vec<_> = like.iter().map(|&i| text::escape(items[i].dir())).collect();
-            let message = format!("several sessions begin with {}", text::escape(name));
-            Err(Error::new(Kind::Usage, message).hint(format!("choose from: {}", names.join(", "))))
-        }
-    }
+    args.sessions.iter().map(|name| select::place(items, name)).collect()
 }
 
 /// The break before each session, if there is one. Items are in the order of
@@ -120,8 +121,9 @@ fn links(items: &[Item]) -> BTreeMap<usize, chain::Break> {
     for (i, item) in items.iter().enumerate() {
         if let Item::Session(s) = item {
             let before = last.insert(s.header.name(), s);
-            if before.is_none() && s.header.prev_session_id == NO_ID {
-                // Before the first of all there is nothing to miss.
+            if before.is_none() {
+                // Before the oldest there is nothing to miss; older ones may
+                // have been pruned.
                 continue;
             }
             if let Some(b) = chain::link(before.map(|b| &b.header), &s.header) {
@@ -148,6 +150,8 @@ fn check(
         runs: 0,
         bytes: 0,
         torn: 0,
+        deep: None,
+        deep_text: None,
         gap_before: gap.map(chain::Break::as_str),
     };
     match item {
@@ -180,6 +184,34 @@ fn check(
     Ok(finding)
 }
 
+const NOT_CLEAN: &str = "not clean";
+
+fn look_deeper(finding: &mut Finding, store: &Store, session: &Session) -> Result<(), Error> {
+    let (word, text) = match deep::check(store, session)? {
+        Verdict::Clean => ("clean", None),
+        Verdict::NotClean(said) => (NOT_CLEAN, Some(said)),
+        Verdict::NotAsked(why) => ("not asked", Some(why)),
+    };
+    (finding.deep, finding.deep_text) = (Some(word), text);
+    Ok(())
+}
+
+/// Remembers how it went, beside the session.
+fn note(common: &Common, session: &Session, finding: &Finding) {
+    let verified = Verified {
+        when: text::rfc3339(bdsnap_core::fsutil::now_ns()),
+        ok: finding.ok,
+        deep: finding.deep.filter(|d| *d != "not asked").map(str::to_owned),
+        damage: finding.damage.clone(),
+        generation: session.status.generation,
+        map_bytes: session.map_bytes,
+    };
+    if let Err(e) = notes::set_verified(session, verified) {
+        // What was found is said all the same.
+        common.say_more(&format!("bdsnap: not remembered: {e}"));
+    }
+}
+
 fn line(f: &Finding) -> String {
     let name = text::escape(f.name.as_bytes());
     let mut line = match &f.damage {
@@ -194,6 +226,17 @@ fn line(f: &Finding) -> String {
     };
     if f.torn > 0 {
         line += &format!("; {} of the torn tail left out", text::count(f.torn, "run"));
+    }
+    match (f.deep, &f.deep_text) {
+        (Some(NOT_CLEAN), said) => {
+            let said = text::escape(said.as_deref().unwrap_or_default().as_bytes());
+            line += &format!("; image NOT CLEAN: {said}");
+        }
+        (Some(word), None) => line += &format!("; image {word}"),
+        (Some(word), Some(why)) => {
+            line += &format!("; image {word}: {}", text::escape(why.as_bytes()));
+        }
+        (None, _) => {}
     }
     if let Some(gap) = f.gap_before {
         line += &format!("; gap before it: {gap}");

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Several sessions that follow each other made into one.
+//!
+//! The result begins where the oldest began and has its identity. Of each
+//! chunk the oldest session's content counts, so whoever goes back to the
+//! start of the result, or of any session before it, gets the same as from
+//! the sessions that it is made of. The sessions after it do not change.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use bdsnap_abi::format::{
+    Durability, Header, Record, State, Status, DAT_NAME, HEADER_LEN, MAP_NAME, META_NAME, NO_ID,
+    RECORDS_OFFSET, RECORD_LEN, REC_COMMIT, REC_ZERO, RUN_MAX, SLOT_LEN, SLOT_OFFSETS,
+};
+
+use crate::chain::{self, Break};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fsutil;
+use crate::notes::HOLDS_NAME;
+use crate::plan::{self, Extent, Source};
+use crate::progress::{Progress, Silent, Stop};
+use crate::session::Session;
+
+/// How much is written between two looks at a wish to stop, and no longer
+/// than a run may be.
+const PIECE: u64 = RUN_MAX as u64;
+
+/// Why `newer` cannot be merged into `older`, the one before it.
+pub fn obstacle(older: &Session, newer: &Session) -> Option<String> {
+    let (a, b) = (&older.header, &newer.header);
+    if a.name() != b.name() {
+        return Some("the device had another name".into());
+    }
+    match chain::link(Some(a), b) {
+        None => {}
+        Some(Break::Missing) => return Some("a session in between is missing".into()),
+        // The mark of the gap would be lost.
+        Some(b) => return Some(format!("there is a gap before it: {}", b.text())),
+    }
+    let shape = |h: &Header| (h.device_bytes, h.loop_offset, h.loop_sizelimit, h.part_start);
+    if shape(a) != shape(b) {
+        return Some("the device had another size or place".into());
+    }
+    if b.group_id != NO_ID && a.group_id != b.group_id {
+        return Some("it belongs to a group that the one before does not belong to".into());
+    }
+    if older.slot_damaged || newer.slot_damaged {
+        return Some("a status slot is damaged".into());
+    }
+    None
+}
+
+/// How much a merge of sessions (oldest first) will take: bytes of
+/// `blocks.map` and of `blocks.dat`. Torn tails count as whole, so it may be
+/// less.
+pub fn predict(sessions: &[&Session]) -> Result<(u64, u64)> {
+    let mut extents = Vec::new();
+    for (i, session) in sessions.iter().enumerate() {
+        let (runs, _) = session.runs(false)?;
+        let newer: Vec<Extent> = runs.iter().map(|r| Extent::of_run(r, i)).collect();
+        extents = plan::underlay(&extents, &newer);
+    }
+    let (mut records, mut dat) = (1, 0);
+    for e in &extents {
+        records += e.len.div_ceil(PIECE);
+        if matches!(e.source, Source::Dat { .. }) {
+            dat += e.len;
+        }
+    }
+    Ok((RECORDS_OFFSET + records * RECORD_LEN as u64, dat))
+}
+
+/// How much a session's state takes from what a restore may claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    Whole,
+    /// Cut, and whole all the same.
+    Cut,
+    Tainted,
+    /// Cut, and something may be missing.
+    CutAsync,
+    Broken,
+}
+
+fn worth(s: &Session) -> Worth {
+    match (s.status.state, s.header.durability) {
+        (State::Closed, _) => Worth::Whole,
+        (State::Recording, Durability::Strict) => Worth::Cut,
+        (State::Tainted, _) => Worth::Tainted,
+        (State::Recording, Durability::Async) => Worth::CutAsync,
+        (State::Broken, _) => Worth::Broken,
+    }
+}
+
+/// The header of what sessions (oldest first) become.
+fn header_of(sessions: &[&Session]) -> Option<Header> {
+    let (first, last) = (sessions.first()?, sessions.last()?);
+    let mut header = first.header.clone();
+    header.chunk_size = sessions.iter().map(|s| s.header.chunk_size).min()?;
+    header.merged_id = *last.header.last_id();
+    header.merged_seq = last.header.merged_seq.max(last.header.chain_seq);
+    for s in sessions {
+        header.dev_flags |= s.header.dev_flags & bdsnap_abi::format::RAW_IN_FLIGHT;
+    }
+    let worst = sessions.iter().max_by_key(|s| worth(s))?;
+    if worst.status.state == State::Recording {
+        header.durability = worst.header.durability;
+    } else if sessions.iter().any(|s| s.header.durability == Durability::Async) {
+        header.durability = Durability::Async;
+    }
+    Some(header)
+}
+
+/// The status of what sessions (oldest first) become, but for its totals.
+fn status_of(sessions: &[&Session]) -> Option<Status> {
+    let (first, last) = (sessions.first()?, sessions.last()?);
+    let worst = sessions.iter().max_by_key(|s| worth(s))?.status;
+    let sum = |of: fn(&Status) -> u64| sessions.iter().map(|s| of(&s.status)).sum();
+    Some(Status {
+        session_id: first.header.session_id,
+        generation: first.status.generation + 1,
+        state: worst.state,
+        errno: worst.errno,
+        broken_sector: worst.broken_sector,
+        broken_ns: worst.broken_ns,
+        end_ns: last.status.end_ns,
+        absorbed_bytes: sum(|s| s.absorbed_bytes),
+        held_bios: sum(|s| s.held_bios),
+        head_sha256: last.status.head_sha256,
+        ..Status::recording(first.header.session_id)
+    })
+}
+
+/// A session's runs, by where they are in its data.
+struct Origin {
+    dat: File,
+    runs: Vec<Record>,
+    /// The run that was read last.
+    last: Option<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Origin {
+    fn of(session: &Session, stop: &Stop<'_>) -> Result<(Self, Vec<Extent>)> {
+        // Only a look at the data tells which runs of a tail are whole.
+        let (mut runs, sure) = session.runs(false)?;
+        if !sure {
+            runs = session.check(false, &Silent, stop)?.runs;
+        }
+        let extents = runs.iter().map(|r| Extent::of_run(r, 0)).collect();
+        runs.retain(|r| r.flags & REC_ZERO == 0);
+        runs.sort_unstable_by_key(|r| r.offset);
+        Ok((Self { dat: session.open_dat()?, runs, last: None, bytes: Vec::new() }, extents))
+    }
+
+    /// Appends `len` bytes from `offset` on to `out`, with the checksum of
+    /// each run that they are from compared.
+    fn read(
+        &mut self,
+        session: &Session,
+        mut offset: u64,
+        len: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let end = offset + len;
+        while offset < end {
+            let i = self.runs.partition_point(|r| r.offset <= offset).wrapping_sub(1);
+            let Some(run) = self.runs.get(i) else {
+                return Err(damage(session, "a run is missing"));
+            };
+            if self.last != Some(i) {
+                self.last = None;
+                self.bytes.resize(run.bytes as usize, 0);
+                self.dat
+                    .read_exact_at(&mut self.bytes, run.offset)
+                    .map_err(|e| damage(session, &e.to_string()))?;
+                if crc32c::crc32c(&self.bytes) != run.data_crc {
+                    let what = format!(
+                        "the pre-image of sector {} does not have its checksum",
+                        run.sector
+                    );
+                    return Err(damage(session, &what));
+                }
+                self.last = Some(i);
+            }
+            let from = (offset - run.offset) as usize;
+            let to = self.bytes.len().min((end - run.offset) as usize);
+            let Some(part) = self.bytes.get(from..to).filter(|p| !p.is_empty()) else {
+                return Err(damage(session, "its runs do not cover its data"));
+            };
+            out.extend_from_slice(part);
+            offset += part.len() as u64;
+        }
+        Ok(())
+    }
+}
+
+fn damage(session: &Session, what: &str) -> Error {
+    let name = crate::text::escape(&session.dir);
+    Error::new(Kind::Verification, format!("session {name} is damaged: {what}"))
+}
+
+/// Writes what `sessions` (oldest first, none of them being recorded) become
+/// into the new directory `dir`, durable. The caller has made sure that
+/// nothing is in the way ([`obstacle`]).
+pub fn write(
+    sessions: &[&Session],
+    dir: &Path,
+    progress: &dyn Progress,
+    stop: &Stop<'_>,
+) -> Result<()> {
+    let nothing = || Error::other("nothing to merge");
+    let header = header_of(sessions).ok_or_else(nothing)?;
+    let mut status = status_of(sessions).ok_or_else(nothing)?;
+    let first = sessions.first().ok_or_else(nothing)?;
+    let mut origins = Vec::new();
+    let mut past = Vec::new();
+    for (i, session) in sessions.iter().enumerate() {
+        let (origin, mut extents) = Origin::of(session, stop)?;
+        for e in &mut extents {
+            if let Source::Dat { session, .. } = &mut e.source {
+                *session = i;
+            }
+        }
+        past = plan::underlay(&past, &extents);
+        origins.push(origin);
+    }
+
+    fsutil::make_private_dir(dir).on("make", dir)?;
+    let create = |name: &str| {
+        let path = dir.join(name);
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).on("make", &path)
+    };
+    let mut map = BufWriter::with_capacity(1 << 16, create(MAP_NAME)?);
+    let mut dat = create(DAT_NAME)?;
+    map.write_all(&vec![0; RECORDS_OFFSET as usize]).on("write", dir)?;
+    let mut record = |status: &mut Status, record: &Record| -> io::Result<()> {
+        let mut bytes = [0; RECORD_LEN];
+        record.encode(&header.session_id, &mut bytes);
+        status.map_records += 1;
+        map.write_all(&bytes)
+    };
+    let mut saved_bytes = 0;
+    let mut bytes = Vec::new();
+    for extent in &past {
+        let mut at = 0;
+        while at < extent.len {
+            stop.check()?;
+            let len = (extent.len - at).min(PIECE);
+            let sector = (extent.start + at) / bdsnap_abi::SECTOR;
+            bytes.clear();
+            match extent.source.skip(at) {
+                Source::Zero => bytes.resize(len as usize, 0),
+                Source::Dat { session, offset } => {
+                    origins[session].read(sessions[session], offset, len, &mut bytes)?;
+                }
+            }
+            let zero = fsutil::is_zero(&bytes);
+            let run = Record {
+                sector,
+                bytes: bytes.len() as u32,
+                flags: if zero { REC_ZERO } else { 0 },
+                offset: status.dat_bytes,
+                data_crc: crc32c::crc32c(&bytes),
+            };
+            run.check(&header)
+                .map_err(|e| Error::other(format!("a merged run does not fit its device: {e}")))?;
+            if !zero {
+                dat.write_all(&bytes).on("write", dir)?;
+                status.dat_bytes += len;
+            }
+            record(&mut status, &run).on("write", dir)?;
+            status.records += 1;
+            saved_bytes += len;
+            progress.advance(len);
+            at += len;
+        }
+    }
+    let commit = Record {
+        sector: status.map_records,
+        bytes: 0,
+        flags: REC_COMMIT,
+        offset: status.dat_bytes,
+        data_crc: 0,
+    };
+    record(&mut status, &commit).on("write", dir)?;
+    dat.sync_all().on("write", dir)?;
+    let map = map.into_inner().map_err(io::IntoInnerError::into_error).on("write", dir)?;
+    let (mut head, mut slot) = ([0; HEADER_LEN], [0; SLOT_LEN]);
+    header.encode(&mut head);
+    status.encode(&mut slot);
+    map.write_all_at(&head, 0)
+        .and_then(|()| map.write_all_at(&slot, SLOT_OFFSETS[status.slot()]))
+        .and_then(|()| map.sync_all())
+        .on("write", dir)?;
+
+    let mut text = String::new();
+    bdsnap_abi::meta::write_json(&mut text, &header, &status, &fs_type(first), saved_bytes)
+        .map_err(|e| Error::other(format!("cannot write {META_NAME}: {e}")))?;
+    fsutil::replace(&dir.join(META_NAME), text.as_bytes(), 0o600)?;
+    let holds = dir.join(HOLDS_NAME);
+    match fsutil::read_small(&first.path.join(HOLDS_NAME), 1 << 20) {
+        Ok(bytes) => fsutil::replace(&holds, &bytes, 0o600)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e).on("read", &first.path.join(HOLDS_NAME)),
+    }
+    fsutil::sync_dir(dir)
+}
+
+/// What a session's description says of its file system.
+fn fs_type(session: &Session) -> String {
+    fsutil::read_small(&session.path.join(META_NAME), 1 << 20)
+        .ok()
+        .and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok())
+        .and_then(|v| v.get("fs_type")?.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}

@@ -1,0 +1,884 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Pruning: a plan of which sessions go and how, and its execution.
+//!
+//! What a policy lets go ([`crate::retention`]) is not always free to go. To
+//! go back to the start of a session takes all later ones. So a session that
+//! an older one needs is *merged* into that, or stays, if that cannot be.
+//! The oldest sessions of a device go as they are.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use bdsnap_abi::format::{Id, Kind as SessionKind, State};
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::chain;
+use crate::device::{Match, Matcher, Target};
+use crate::error::{Context, Error, Kind, Result};
+use crate::fsutil;
+use crate::merge;
+use crate::module::{Control, ModuleStatus};
+use crate::notes;
+use crate::policy::Policies;
+use crate::progress::{Progress, Stop};
+use crate::restore::journal;
+use crate::retention::{self, Candidate, Class, Decision, Reason, Setting, Size, Spare};
+use crate::session::Session;
+use crate::store::{Item, Store};
+use crate::text;
+use crate::trash::{Member, Op, Steps, Trash};
+
+/// A session may be dated so much later than now.
+const CLOCK_SLACK_NS: u64 = 300 * 1_000_000_000;
+/// A clock that was moved so far since a session of this very boot was moved
+/// by somebody.
+const CLOCK_STEP_NS: u64 = 86_400 * 1_000_000_000;
+/// So long after the newest session the clock is not believed.
+const CLOCK_AHEAD_NS: u64 = 400 * 86_400 * 1_000_000_000;
+
+/// Now, by the clocks that there are.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Nanoseconds since 1970.
+    pub now_ns: u64,
+    /// Nanoseconds since boot.
+    pub boot_ns: u64,
+    /// This boot.
+    pub boot_id: Id,
+}
+
+impl Clock {
+    /// The machine's.
+    pub fn read() -> Self {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let (s, ns) = (u64::try_from(t.tv_sec), u64::try_from(t.tv_nsec));
+        let boot_ns = s.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(ns.unwrap_or(0));
+        Self { now_ns: fsutil::now_ns(), boot_ns, boot_id: fsutil::boot_id() }
+    }
+
+    /// Why this time is not to be believed, by what the sessions say.
+    pub fn doubt<'a>(&self, sessions: impl Iterator<Item = &'a Session>) -> Option<String> {
+        let newest = sessions.max_by_key(|s| s.header.chain_seq)?;
+        let (h, name) = (&newest.header, text::escape(&newest.dir));
+        let seen = h.start_ns.max(newest.status.end_ns);
+        let span = |ns: u64| text::span(ns);
+        if seen > self.now_ns + CLOCK_SLACK_NS {
+            return Some(format!(
+                "it is {} before the newest session, {name}",
+                span(seen - self.now_ns)
+            ));
+        }
+        if h.boot_id == self.boot_id && self.boot_ns >= h.start_boot_ns {
+            let by_boot = h.start_ns.saturating_add(self.boot_ns - h.start_boot_ns);
+            let step = by_boot.abs_diff(self.now_ns);
+            if step > CLOCK_STEP_NS {
+                return Some(format!("it was set by {} since {name} began", span(step)));
+            }
+        }
+        if self.now_ns - seen.min(self.now_ns) > CLOCK_AHEAD_NS {
+            return Some(format!(
+                "it is {} after the newest session, {name}",
+                span(self.now_ns - seen)
+            ));
+        }
+        None
+    }
+}
+
+/// What is to be pruned, and how.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// From where.
+    pub store: &'a Store,
+    /// The rules.
+    pub policies: &'a Policies,
+    /// Now.
+    pub clock: Clock,
+    /// The zone whose days, weeks and months count.
+    pub zone: TimeZone,
+    /// The newest session of a device may go, too.
+    pub allow_empty: bool,
+    /// The clock is right, whatever the sessions say.
+    pub trust_clock: bool,
+}
+
+/// What happens to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// It stays.
+    Keep,
+    /// It goes; no older one needs it.
+    Remove,
+    /// It becomes part of an older one.
+    Merge,
+}
+
+/// A session in a plan.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line {
+    /// Name of its directory.
+    pub name: String,
+    /// Its identity; none if it cannot be read, or is the original module's.
+    pub session_id: Option<String>,
+    /// The device's name.
+    pub device: Option<String>,
+    /// Its state.
+    pub state: &'static str,
+    /// What opened it.
+    pub kind: Option<&'static str>,
+    /// Start, RFC 3339.
+    pub start: Option<String>,
+    /// What it takes in the store, in bytes.
+    pub bytes: u64,
+    /// What happens to it.
+    pub action: Action,
+    /// Of a merge: the session that it becomes part of.
+    pub into: Option<String>,
+    /// All rules that keep it.
+    pub reasons: Vec<Reason>,
+    /// Why others do not.
+    pub misses: Vec<String>,
+}
+
+/// What a prune will do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Now, RFC 3339.
+    pub now: String,
+    /// The sessions, by device, oldest first.
+    pub sessions: Vec<Line>,
+    /// How many are removed.
+    pub removed: u64,
+    /// How many are merged into older ones.
+    pub merged: u64,
+    /// Bytes that become free, at once or when the trash is emptied.
+    pub freed_bytes: u64,
+    /// That number is exact: nothing is merged.
+    pub exact: bool,
+    /// How long they stay in the trash, in seconds; 0: not at all.
+    pub trash_seconds: u64,
+    /// Operations in the trash whose time is over.
+    pub expired: Vec<String>,
+    /// Bytes that these free.
+    pub expired_bytes: u64,
+    /// Why the clock is not believed: then nothing is done.
+    pub clock: Option<String>,
+    /// Remarks.
+    pub notes: Vec<String>,
+}
+
+/// Sessions that change together.
+#[derive(Debug)]
+struct Step {
+    /// Of a merge: the place of the session that the others become part of.
+    into: Option<usize>,
+    /// Places, oldest first.
+    sessions: Vec<usize>,
+}
+
+/// A plan that can be carried out.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    /// What it will do.
+    pub plan: Plan,
+    store: &'a Store,
+    /// By device, oldest first.
+    sessions: Vec<Session>,
+    bytes: Vec<u64>,
+    steps: Vec<Step>,
+    expired: Vec<Op>,
+    now_ns: u64,
+    trash_ns: u64,
+}
+
+/// What a prune has done.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Outcome {
+    /// Sessions removed.
+    pub removed: u64,
+    /// Sessions merged.
+    pub merged: u64,
+    /// Operations of the trash deleted.
+    pub emptied: u64,
+    /// What could not be done, and why.
+    pub failures: Vec<String>,
+}
+
+/// Which recorded names are the same device.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum DeviceKey {
+    /// A block device's number.
+    Block(u64),
+    /// An image's file system and inode.
+    Image(u64, u64),
+    /// Nothing is there now.
+    Name(Vec<u8>),
+}
+
+fn device_key(name: &[u8]) -> DeviceKey {
+    use std::os::unix::fs::FileTypeExt;
+    let absolute = name.starts_with(b"/");
+    match std::fs::metadata(std::ffi::OsStr::from_bytes(name)) {
+        Ok(m) if absolute && m.file_type().is_block_device() => DeviceKey::Block(m.rdev()),
+        Ok(m) if absolute && m.is_file() => DeviceKey::Image(m.dev(), m.ino()),
+        _ => DeviceKey::Name(name.to_vec()),
+    }
+}
+
+/// Makes one device of names that the store knows to be one, though they do
+/// not lead to the same now.
+fn unify(store: &Store, sessions: &[Session], keys: &mut BTreeMap<Vec<u8>, DeviceKey>) {
+    if keys.len() < 2 {
+        return;
+    }
+    let newest: BTreeMap<&[u8], &Session> = sessions.iter().map(|s| (s.header.name(), s)).collect();
+    for (name, key) in keys.clone() {
+        if matches!(key, DeviceKey::Name(_)) {
+            continue;
+        }
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(&name));
+        let Ok(target) = Target::find(path) else { continue };
+        let mut matcher = Matcher::in_store(&target, store);
+        for (other, session) in &newest {
+            let theirs = keys.get(*other).cloned();
+            if theirs.as_ref() == Some(&key)
+                || !matches!(matcher.judge(&session.header), Match::Yes(_))
+            {
+                continue;
+            }
+            for k in keys.values_mut().filter(|k| Some(&**k) == theirs.as_ref()) {
+                *k = key.clone();
+            }
+        }
+    }
+}
+
+fn class(s: &Session) -> Class {
+    if s.status.state == State::Broken {
+        Class::Broken
+    } else if s.header.kind == SessionKind::Undo {
+        Class::Undo
+    } else if s.header.kind == SessionKind::Raw {
+        Class::Raw
+    } else if s.map_bytes <= bdsnap_abi::format::RECORDS_OFFSET {
+        Class::Empty
+    } else {
+        Class::Usual
+    }
+}
+
+/// Makes the plan.
+pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Result<Prepared<'a>> {
+    let Request { store, policies, clock, .. } = *request;
+    // In this order: a session that begins in between is not in the list, and
+    // one that ends in between is looked at again.
+    let mut items = store.items()?;
+    let status = module.map(Control::status).transpose()?;
+    store.look_again(&mut items, status.as_ref());
+
+    let mut others = Vec::new();
+    let mut sessions = Vec::new();
+    for item in items {
+        match item {
+            Item::Session(s) => sessions.push(*s),
+            other => others.push(other),
+        }
+    }
+    let mut keys: BTreeMap<Vec<u8>, DeviceKey> = BTreeMap::new();
+    for s in &sessions {
+        let name = s.header.name();
+        if !keys.contains_key(name) {
+            keys.insert(name.to_vec(), device_key(name));
+        }
+    }
+    unify(store, &sessions, &mut keys);
+    let key = |s: &Session| keys.get(s.header.name()).cloned();
+    sessions.sort_by_cached_key(|s| (key(s), s.header.chain_seq, s.header.start_ns));
+    let groups: Vec<std::ops::Range<usize>> = {
+        let mut groups = Vec::new();
+        let mut from = 0;
+        for to in 1..=sessions.len() {
+            if to == sessions.len() || key(&sessions[to]) != key(&sessions[from]) {
+                groups.push(from..to);
+                from = to;
+            }
+        }
+        groups
+    };
+
+    let doubt = clock.doubt(sessions.iter()).filter(|_| !request.trust_clock);
+    let setting = Setting {
+        now_ns: clock.now_ns,
+        zone: request.zone.clone(),
+        allow_empty: request.allow_empty,
+    };
+    let mut decisions = Vec::with_capacity(sessions.len());
+    let mut policy_of = Vec::new();
+    for group in &groups {
+        let list = &sessions[group.clone()];
+        let names: Vec<&[u8]> = list.last().map(|s| s.header.name()).into_iter().collect();
+        let policy = policies.of(&names);
+        let candidates: Vec<Candidate> =
+            list.iter().map(|s| candidate(s, status.as_ref())).collect();
+        decisions.extend(retention::decide(&policy, &candidates, &setting));
+        policy_of.push(policy);
+    }
+    let wanted = wanted_by_restores(store)?;
+    for (s, d) in sessions.iter().zip(&mut decisions) {
+        if wanted.contains(&text::hex(&s.header.session_id)) {
+            let text = "an interrupted restore goes on with it".to_owned();
+            d.reasons.push(Reason { rule: "restore", text, firm: true });
+        }
+        if let Some(stranger) = notes::stranger(&s.path)? {
+            let name = text::escape(&stranger);
+            d.reasons.push(Reason {
+                rule: "stranger",
+                text: format!("there is a foreign file in it: {name}"),
+                firm: true,
+            });
+        }
+    }
+
+    let mut notes = Vec::new();
+    let mut bytes: Vec<u64> = sessions.iter().map(|s| s.stored_bytes).collect();
+    let limits = policies.max_size.is_some()
+        || policies.min_free.is_some()
+        || policy_of.iter().any(|p| p.max_size.is_some());
+    for (i, s) in sessions.iter().enumerate() {
+        if limits || !decisions[i].kept() {
+            bytes[i] = s.bytes_on_disk()?;
+        }
+    }
+    let trash = Trash::list(store)?;
+    let (mut expired, mut trashed): (Vec<Op>, Vec<Op>) =
+        trash.into_iter().partition(|op| op.until_ns() <= clock.now_ns);
+    let mut trash_ns = policies.trash.0;
+    if limits && doubt.is_none() {
+        let room = Room { sessions: &sessions, bytes: &bytes, groups: &groups, store };
+        let rushed = room.make(
+            policies,
+            &policy_of,
+            &mut decisions,
+            &mut expired,
+            &mut trashed,
+            &mut notes,
+        )?;
+        if rushed {
+            trash_ns = 0;
+            notes.push("space is needed: what is removed does not stay in the trash".into());
+        }
+    }
+
+    let mut steps = Vec::new();
+    let mut actions = vec![(Action::Keep, None); sessions.len()];
+    for group in &groups {
+        plan_chain(&sessions, group.clone(), &mut decisions, &mut actions, &mut steps);
+    }
+    // Of merges, only the index tells what they will take.
+    let mut freed: u64 = 0;
+    let mut exact = true;
+    for step in &steps {
+        let before: u64 = step.sessions.iter().chain(&step.into).map(|&i| bytes[i]).sum();
+        let after = match step.into {
+            None => 0,
+            Some(into) => {
+                exact = false;
+                let all: Vec<&Session> = std::iter::once(into)
+                    .chain(step.sessions.iter().copied())
+                    .map(|i| &sessions[i])
+                    .collect();
+                let (map, dat) = merge::predict(&all)?;
+                let block = |n: u64| n.div_ceil(4096) * 4096;
+                block(map) + block(dat) + 3 * 4096
+            }
+        };
+        freed += before.saturating_sub(after);
+    }
+
+    let count = |a: Action| actions.iter().filter(|(b, _)| *b == a).count() as u64;
+    let mut lines: Vec<Line> = sessions
+        .iter()
+        .zip(decisions)
+        .zip(&actions)
+        .zip(&bytes)
+        .map(|(((s, d), (action, into)), bytes)| Line {
+            name: text::lossy(&s.dir),
+            session_id: Some(text::hex(&s.header.session_id)),
+            device: Some(text::lossy(s.header.name())),
+            state: s.view(chain::is_live(s, status.as_ref())).as_str(),
+            kind: Some(s.header.kind.as_str()),
+            start: Some(text::rfc3339(s.header.start_ns)),
+            bytes: *bytes,
+            action: *action,
+            into: into.map(|i: usize| text::lossy(&sessions[i].dir)),
+            reasons: d.reasons,
+            misses: d.misses,
+        })
+        .collect();
+    lines.extend(others.iter().map(untouched));
+    let plan = Plan {
+        now: text::rfc3339(clock.now_ns),
+        sessions: lines,
+        removed: count(Action::Remove),
+        merged: count(Action::Merge),
+        freed_bytes: freed,
+        exact,
+        trash_seconds: trash_ns / 1_000_000_000,
+        expired: expired.iter().map(Op::name).collect(),
+        expired_bytes: expired.iter().map(Op::bytes).sum(),
+        clock: doubt,
+        notes,
+    };
+    Ok(Prepared { plan, store, sessions, bytes, steps, expired, now_ns: clock.now_ns, trash_ns })
+}
+
+/// The sessions that interrupted restores need to be resumed or undone.
+fn wanted_by_restores(store: &Store) -> Result<std::collections::BTreeSet<String>> {
+    let mut ids = std::collections::BTreeSet::new();
+    for journal in journal::interrupted(store)? {
+        ids.extend(journal.record.sessions.iter().cloned());
+        for device in &journal.record.devices {
+            ids.extend(device.chain.iter().cloned());
+            ids.extend(device.undo.as_ref().map(|u| u.session_id.clone()));
+        }
+    }
+    Ok(ids)
+}
+
+fn candidate(s: &Session, status: Option<&ModuleStatus>) -> Candidate {
+    let holds = match notes::holds(&s.path) {
+        Ok(holds) => holds.into_iter().map(|h| h.name).collect(),
+        // Somebody wanted something.
+        Err(e) => vec![format!("({})", e.message)],
+    };
+    Candidate {
+        name: text::lossy(&s.dir),
+        seq: s.header.chain_seq,
+        start_ns: s.header.start_ns,
+        class: class(s),
+        recording: chain::is_live(s, status),
+        holds,
+    }
+}
+
+/// What pruning leaves alone.
+fn untouched(item: &Item) -> Line {
+    let (state, why, device, bytes) = match item {
+        Item::Damaged(d) => ("damaged", d.reason.clone(), None, 0),
+        Item::Original(o) => (
+            "unchecked",
+            "made by the original module; not pruned".to_owned(),
+            o.device.as_deref().map(text::lossy),
+            o.dat_bytes,
+        ),
+        Item::Session(s) => (s.view(false).as_str(), String::new(), None, s.stored_bytes),
+    };
+    Line {
+        name: text::lossy(item.dir()),
+        session_id: None,
+        device,
+        state,
+        kind: None,
+        start: None,
+        bytes,
+        action: Action::Keep,
+        into: None,
+        reasons: vec![Reason { rule: state, text: why, firm: true }],
+        misses: Vec::new(),
+    }
+}
+
+/// Decides how each session of one chain goes.
+fn plan_chain(
+    sessions: &[Session],
+    group: std::ops::Range<usize>,
+    decisions: &mut [Decision],
+    actions: &mut [(Action, Option<usize>)],
+    steps: &mut Vec<Step>,
+) {
+    let newest = group.end - 1;
+    let mut free = Step { into: None, sessions: Vec::new() };
+    let mut merge: Option<Step> = None;
+    // The one before, as long as it is in the store or part of `merge`.
+    for i in group {
+        if decisions[i].kept() {
+            steps.extend(merge.take().filter(|m| !m.sessions.is_empty()));
+            merge = Some(Step { into: Some(i), sessions: Vec::new() });
+            continue;
+        }
+        let Some(step) = &mut merge else {
+            // No older one is left that needs it.
+            actions[i] = (Action::Remove, None);
+            free.sessions.push(i);
+            continue;
+        };
+        let before = step.sessions.last().copied().or(step.into).unwrap_or(i);
+        let why = if i == newest {
+            // The chain's tail names it.
+            Some("it is the newest".to_owned())
+        } else {
+            merge::obstacle(&sessions[before], &sessions[i])
+        };
+        match why {
+            None => {
+                actions[i] = (Action::Merge, step.into);
+                step.sessions.push(i);
+            }
+            Some(why) => {
+                let older = text::escape(&sessions[step.into.unwrap_or(before)].dir);
+                decisions[i].reasons.push(Reason {
+                    rule: "needed",
+                    text: format!("needed to restore {older}, and cannot be merged into it: {why}"),
+                    firm: true,
+                });
+                steps.extend(merge.take().filter(|m| !m.sessions.is_empty()));
+                merge = Some(Step { into: Some(i), sessions: Vec::new() });
+            }
+        }
+    }
+    steps.extend(merge.filter(|m| !m.sessions.is_empty()));
+    if !free.sessions.is_empty() {
+        // Before the merges: it takes no room.
+        steps.insert(0, free);
+    }
+}
+
+/// The second pass: limits of space.
+struct Room<'a> {
+    sessions: &'a [Session],
+    bytes: &'a [u64],
+    groups: &'a [std::ops::Range<usize>],
+    store: &'a Store,
+}
+
+impl Room<'_> {
+    fn spares(&self, decisions: &[Decision], groups: &[usize]) -> Vec<Spare> {
+        let mut out = Vec::new();
+        for &device in groups {
+            for i in self.groups[device].clone() {
+                // What goes already goes only if nothing older stays.
+                if decisions[i].kept() {
+                    let h = &self.sessions[i].header;
+                    out.push(Spare {
+                        index: i,
+                        device,
+                        seq: h.chain_seq,
+                        start_ns: h.start_ns,
+                        bytes: self.bytes[i],
+                        firm: decisions[i].firm(),
+                    });
+                }
+            }
+        }
+        out
+    }
+
+    fn remove(&self, spares: &[Spare], excess: u64, why: &str, decisions: &mut [Decision]) -> u64 {
+        let (gone, missing) = retention::make_room(spares, excess);
+        for i in gone {
+            let kept: Vec<String> =
+                decisions[i].reasons.drain(..).map(|r| format!("{} gives way", r.text)).collect();
+            decisions[i].misses.splice(0..0, std::iter::once(why.to_owned()).chain(kept));
+        }
+        missing
+    }
+
+    fn kept_bytes(&self, decisions: &[Decision], group: std::ops::Range<usize>) -> u64 {
+        group.filter(|&i| decisions[i].kept()).map(|i| self.bytes[i]).sum()
+    }
+
+    /// Whether what is removed has to be gone at once.
+    fn make(
+        &self,
+        policies: &Policies,
+        policy_of: &[crate::retention::Policy],
+        decisions: &mut [Decision],
+        expired: &mut Vec<Op>,
+        trashed: &mut Vec<Op>,
+        notes: &mut Vec<String>,
+    ) -> Result<bool> {
+        let fs = rustix::fs::statvfs(self.store.path()).on("examine", self.store.path())?;
+        let total = fs.f_blocks.saturating_mul(fs.f_frsize);
+        let of = |s: Size| s.of(total);
+        for (g, policy) in policy_of.iter().enumerate() {
+            if let Some(max) = policy.max_size {
+                let used = self.kept_bytes(decisions, self.groups[g].clone());
+                let spares = self.spares(decisions, &[g]);
+                let why = format!("max-size: the device's sessions take more than {max}");
+                let missing = self.remove(&spares, used.saturating_sub(of(max)), &why, decisions);
+                if missing > 0 {
+                    notes.push(format!(
+                        "{} over the device's max-size stay: what is left must not go",
+                        text::size(missing)
+                    ));
+                }
+            }
+        }
+        let every: Vec<usize> = (0..self.groups.len()).collect();
+        if let Some(max) = policies.max_size {
+            let used = self.kept_bytes(decisions, 0..self.sessions.len());
+            let spares = self.spares(decisions, &every);
+            let why = format!("max-size: all sessions take more than {max}");
+            let missing = self.remove(&spares, used.saturating_sub(of(max)), &why, decisions);
+            if missing > 0 {
+                notes.push(format!(
+                    "{} over max-size stay: what is left must not go",
+                    text::size(missing)
+                ));
+            }
+        }
+        let Some(min) = policies.min_free else { return Ok(false) };
+        let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+        let mut lack = of(min).saturating_sub(free);
+        if lack == 0 {
+            return Ok(false);
+        }
+        // First what is to be deleted anyway, then the rest of the trash.
+        for op in expired.iter() {
+            lack = lack.saturating_sub(op.bytes());
+        }
+        while lack > 0 && !trashed.is_empty() {
+            let op = trashed.remove(0);
+            lack = lack.saturating_sub(op.bytes());
+            expired.push(op);
+        }
+        if lack == 0 {
+            return Ok(false);
+        }
+        let leaving: u64 = self
+            .sessions
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| !decisions[*i].kept())
+            .map(|(i, _)| self.bytes[i])
+            .sum();
+        let spares = self.spares(decisions, &every);
+        let why = format!("min-free: less than {min} of the store is free");
+        let missing = self.remove(&spares, lack.saturating_sub(leaving), &why, decisions);
+        if missing > 0 {
+            notes.push(format!(
+                "{} for min-free are still missing: what is left must not go",
+                text::size(missing)
+            ));
+        }
+        Ok(true)
+    }
+}
+
+impl Prepared<'_> {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.expired.is_empty()
+    }
+
+    /// Does it. The caller holds no lock on the store. What fails leaves its
+    /// sessions as they are and is in the outcome.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Refused`] if the clock is in doubt or another program prunes;
+    /// [`Kind::Interrupted`].
+    pub fn apply(
+        self,
+        module: Option<&dyn Control>,
+        progress: &dyn Progress,
+        stop: &Stop<'_>,
+        hook: Steps<'_>,
+    ) -> Result<Outcome> {
+        if let Some(doubt) = &self.plan.clock {
+            return Err(Error::refused(format!("the clock looks wrong: {doubt}"))
+                .hint("set it; if it is right, --trust-clock prunes all the same"));
+        }
+        let trash = Trash::open(self.store, true)?
+            .ok_or_else(|| Error::other("the trash cannot be opened"))?;
+        {
+            let _alone = self.store.lock_alone()?;
+            trash.recover(hook)?;
+        }
+        let mut outcome = Outcome::default();
+        for step in &self.steps {
+            stop.check()?;
+            match self.run(step, &trash, module, progress, stop, hook) {
+                Ok(()) if step.into.is_some() => outcome.merged += step.sessions.len() as u64,
+                Ok(()) => outcome.removed += step.sessions.len() as u64,
+                Err(e) if matches!(e.kind, Kind::Interrupted) => return Err(e),
+                Err(e) => outcome.failures.push(e.message),
+            }
+        }
+        // What was cut and then cleaned up may have been among them.
+        let there = Trash::list(self.store)?;
+        let due = |op: &Op| self.expired.iter().any(|e| e.name() == op.name());
+        for op in there.into_iter().filter(due) {
+            stop.check()?;
+            match trash.delete(op, hook) {
+                Ok(()) => outcome.emptied += 1,
+                Err(e) => outcome.failures.push(e.message),
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn member(&self, i: usize) -> Member {
+        Member::of(&self.sessions[i], self.bytes[i])
+    }
+
+    fn run(
+        &self,
+        step: &Step,
+        trash: &Trash<'_>,
+        module: Option<&dyn Control>,
+        progress: &dyn Progress,
+        stop: &Stop<'_>,
+        hook: Steps<'_>,
+    ) -> Result<()> {
+        let until = self.now_ns.saturating_add(self.trash_ns);
+        let members = step.sessions.iter().map(|&i| self.member(i)).collect();
+        let Some(into) = step.into else {
+            let op = {
+                let _alone = self.store.lock_alone()?;
+                let _locks = self.check(step, module)?;
+                trash.remove(members, self.now_ns, until, hook)?
+            };
+            return self.done(trash, op, hook);
+        };
+        let all: Vec<&Session> = std::iter::once(into)
+            .chain(step.sessions.iter().copied())
+            .map(|i| &self.sessions[i])
+            .collect();
+        let (map, dat) = merge::predict(&all)?;
+        check_room(self.store, map + dat + (1 << 20))?;
+        let mut op = trash.begin_merge(self.member(into), members, self.now_ns, until, hook)?;
+        let built = {
+            // Others may read, and only they.
+            let _shared = self.store.lock_shared()?;
+            hook("merge").and_then(|()| {
+                progress.phase("merge", dat);
+                let result = merge::write(&all, &op.result_path(), progress, stop);
+                progress.finish();
+                result
+            })
+        };
+        let exchanged = built.and_then(|()| {
+            let _alone = self.store.lock_alone()?;
+            let _locks = self.check(step, module)?;
+            trash.exchange(&mut op, hook)
+        });
+        match exchanged {
+            Ok(()) => self.done(trash, op, hook),
+            // As if the machine had gone away.
+            Err(e) if e.kind == Kind::Incomplete => Err(e),
+            Err(e) => {
+                // In the store all is as it was, unless the exchange itself
+                // failed in the middle; then it is finished the next time.
+                let _alone = self.store.lock_alone()?;
+                let unchanged = Session::read(&self.sessions[into].path, &self.sessions[into].dir)
+                    .is_ok_and(|s| s.header.merged_seq == self.sessions[into].header.merged_seq);
+                if unchanged {
+                    trash.give_up(op)?;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// What has no time in the trash is deleted.
+    fn done(&self, trash: &Trash<'_>, op: Op, hook: Steps<'_>) -> Result<()> {
+        if self.trash_ns == 0 {
+            trash.delete(op, hook)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Looks again at the sessions of a step, now that nobody else can change
+    /// them, and keeps others from using them.
+    fn check(&self, step: &Step, module: Option<&dyn Control>) -> Result<Vec<std::fs::File>> {
+        let wanted = wanted_by_restores(self.store)?;
+        let status = module.map(Control::status).transpose()?;
+        let mut locks = Vec::new();
+        for i in step.sessions.iter().chain(&step.into).copied() {
+            let then = &self.sessions[i];
+            let name = text::escape(&then.dir);
+            let changed = || Error::refused(format!("session {name} has changed meanwhile"));
+            let now = Session::read(&then.path, &then.dir).map_err(|_| changed())?;
+            let same = now.header.session_id == then.header.session_id
+                && now.status == then.status
+                && now.header.merged_seq == then.header.merged_seq
+                && (now.map_bytes, now.dat_bytes) == (then.map_bytes, then.dat_bytes);
+            if !same {
+                return Err(changed());
+            }
+            if wanted.contains(&text::hex(&now.header.session_id)) {
+                return Err(Error::refused(format!(
+                    "session {name} is needed by an interrupted restore"
+                )));
+            }
+            if chain::is_live(&now, status.as_ref()) {
+                return Err(Error::refused(format!("session {name} is being recorded")));
+            }
+            if step.into != Some(i) {
+                if let [first, ..] = &notes::holds(&then.path)?[..] {
+                    let hold = text::escape(first.name.as_bytes());
+                    return Err(Error::refused(format!("session {name} is held now: {hold}")));
+                }
+            }
+            locks.push(now.lock_alone()?);
+        }
+        Ok(locks)
+    }
+}
+
+/// Refuses to take room that recording sessions need.
+fn check_room(store: &Store, bytes: u64) -> Result<()> {
+    let fs = rustix::fs::statvfs(store.path()).on("examine", store.path())?;
+    let (total, free) =
+        (fs.f_blocks.saturating_mul(fs.f_frsize), fs.f_bavail.saturating_mul(fs.f_frsize));
+    // Below that the module breaks its sessions.
+    let least = (total / 20).min(1 << 30).saturating_mul(2);
+    if free < bytes.saturating_add(least) {
+        return Err(Error::refused(format!(
+            "no room to merge: {} needed beside {} for recording sessions, {} free",
+            text::size(bytes),
+            text::size(least),
+            text::size(free)
+        )));
+    }
+    Ok(())
+}
+
+/// Puts a session back from the trash. The caller holds no lock.
+pub fn undelete(store: &Store, name: &[u8], hook: Steps<'_>) -> Result<Vec<String>> {
+    let trash = Trash::open(store, false)?.ok_or_else(|| Error::not_found("the trash is empty"))?;
+    let _alone = store.lock_alone()?;
+    let path = store.path().join(std::ffi::OsStr::from_bytes(name));
+    let was_there = path.exists();
+    trash.recover(hook)?;
+    // A cut attempt to put it back may have been finished just now.
+    if !was_there && !name.is_empty() && path.exists() {
+        return Ok(vec![text::escape(name)]);
+    }
+    trash.undelete(name, hook)
+}
+
+/// Deletes all that is in the trash, or (with `now_ns`) what is over its
+/// time. Returns how many operations, and their bytes.
+pub fn empty_trash(store: &Store, now_ns: Option<u64>, hook: Steps<'_>) -> Result<(u64, u64)> {
+    let Some(trash) = Trash::open(store, false)? else { return Ok((0, 0)) };
+    {
+        let _alone = store.lock_alone()?;
+        trash.recover(hook)?;
+    }
+    let (mut count, mut bytes) = (0, 0);
+    for op in Trash::list(store)? {
+        if now_ns.is_none_or(|n| op.until_ns() <= n) {
+            bytes += op.bytes();
+            count += 1;
+            trash.delete(op, hook)?;
+        }
+    }
+    Ok((count, bytes))
+}
