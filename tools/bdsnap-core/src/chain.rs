@@ -8,8 +8,8 @@ use bdsnap_abi::ioctl;
 use crate::device::{Ground, Match, Matcher, Target};
 use crate::error::{Error, Kind, Result};
 use crate::module::{ModuleStatus, Watch};
-use crate::session::Session;
 use crate::original::Original;
+use crate::session::Session;
 use crate::store::{Item, Store};
 use crate::text;
 

@@ -337,7 +337,9 @@ impl<'a> Matcher<'a> {
     }
 
     fn holds_tail(&self, header: &Header) -> Result<bool> {
-        let Some(tail) = self.store.map(|s| s.tail(header.name())).transpose()?.flatten() else { return Ok(false) };
+        let Some(tail) = self.store.map(|s| s.tail(header.name())).transpose()?.flatten() else {
+            return Ok(false);
+        };
         let file = File::open(&self.target.path).on("open", &self.target.path)?;
         let there = self.target.bytes(&file, header)?;
         let is_image = header.dev_flags & DEV_IMAGE != 0;

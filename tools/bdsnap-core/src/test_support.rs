@@ -92,7 +92,13 @@ impl Lab {
         let image = self.image.with_file_name(name);
         let device = pattern(bytes, 77 + self.sessions as u64);
         fs::write(&image, &device).unwrap();
-        Self { store: self.store.clone(), image, device, last: NO_ID, sessions: self.sessions + 100 }
+        Self {
+            store: self.store.clone(),
+            image,
+            device,
+            last: NO_ID,
+            sessions: self.sessions + 100,
+        }
     }
 
     /// A session begins.

@@ -290,10 +290,8 @@ fn others_changes_are_not_resumed_over() {
             _ => {
                 let store = &s.labs[0].store;
                 let items = store.items().unwrap();
-                fs::remove_dir_all(store.path().join(
-                    std::str::from_utf8(items[1].dir()).unwrap(),
-                ))
-                .unwrap();
+                fs::remove_dir_all(store.path().join(std::str::from_utf8(items[1].dir()).unwrap()))
+                    .unwrap();
             }
         }
         let before = s.content();

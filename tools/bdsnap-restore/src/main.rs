@@ -270,8 +270,8 @@ fn document<'a>(plan: &'a Plan, cli: &Cli, result: Option<&'a Outcome>) -> Docum
 
 /// A line of `--json-lines`.
 fn line(kind: &str, value: &impl serde::Serialize) -> Result<serde_json::Value, Error> {
-    let value = serde_json::to_value(value)
-        .map_err(|e| Error::other(format!("cannot write JSON: {e}")))?;
+    let value =
+        serde_json::to_value(value).map_err(|e| Error::other(format!("cannot write JSON: {e}")))?;
     Ok(json!({ "type": kind, "schema_version": 1, kind: value }))
 }
 

@@ -502,8 +502,7 @@ fn progress_as_lines_of_json() {
     let ran = restore(&lab, &["latest", "--yes", "--accept-gap", "--json-lines"]).expect(0);
     let lines: Vec<Value> = ran.out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let of = |kind: &str| lines.iter().filter(|l| l["type"] == kind).collect::<Vec<_>>();
-    let phases: Vec<&str> =
-        of("progress").iter().map(|l| l["phase"].as_str().unwrap()).collect();
+    let phases: Vec<&str> = of("progress").iter().map(|l| l["phase"].as_str().unwrap()).collect();
     for phase in ["verify", "compare", "save for undo", "restore", "check"] {
         assert!(phases.contains(&phase), "{phase} in {phases:?}");
     }

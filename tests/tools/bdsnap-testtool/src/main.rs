@@ -10,6 +10,8 @@
 //! ioctl-raw NUMBER POINTER  any ioctl of /dev/bdsnap, number in hex
 //! json PATH                 reads a document, prints the value at a.b.0 (`#`: how many)
 //! flip FILE OFFSET          turns one bit over
+//! original OLD NEW DIR DEVICE   what the original module would leave in DIR, had it watched DEVICE go
+//!                           from what OLD holds to what NEW holds
 //! ```
 //! NAME and PASSWORD are `s:TEXT`, `hex:BYTES`, `len:N` (so many letters), or pointers: `null`,
 //! `low` (nothing is mapped there), `kernel`, `edge:N` (N letters, then an unmapped page).
@@ -48,6 +50,7 @@ fn run(args: &[&str]) -> Result<()> {
         }
         ["json", path] => json(path),
         ["flip", file, offset] => flip(file, number(offset)?),
+        ["original", old, new, dir, device] => original(old, new, dir, device),
         _ => Err(usage()),
     }
 }
@@ -82,6 +85,34 @@ fn flip(file: &str, offset: u64) -> Result<()> {
     byte[0] ^= 0x10;
     file.write_all_at(&byte, offset)?;
     file.sync_all()
+}
+
+/// The old content of all blocks that differ, not in their order; one block
+/// twice, the second time with its new content, as that module did it.
+fn original(old: &str, new: &str, dir: &str, device: &str) -> Result<()> {
+    const BLOCK: usize = 4096;
+    let (old, new) = (std::fs::read(old)?, std::fs::read(new)?);
+    let pairs = old.chunks(BLOCK).zip(new.chunks(BLOCK)).enumerate();
+    let changed = pairs.filter(|(_, (a, b))| a != b).map(|(i, (a, b))| (i, a, b));
+    let mut entries: Vec<(usize, &[u8])> = changed.clone().map(|(i, a, _)| (i, a)).collect();
+    entries.sort_by_key(|(i, _)| i.reverse_bits());
+    entries.extend(changed.map(|(i, _, b)| (i, b)).next());
+    let (mut map, mut dat) = (Vec::new(), Vec::new());
+    for (block, content) in entries {
+        map.extend_from_slice(&((block * BLOCK / 512) as u64).to_le_bytes());
+        map.extend_from_slice(&(content.len() as u32).to_le_bytes());
+        map.extend_from_slice(&(dat.len() as u64).to_le_bytes());
+        dat.extend_from_slice(content);
+    }
+    let dir = std::path::Path::new(dir);
+    std::fs::create_dir(dir)?;
+    std::fs::write(dir.join("blocks.map"), map)?;
+    std::fs::write(dir.join("blocks.dat"), dat)?;
+    let meta = serde_json::json!({
+        "device": device, "timestamp": 0, "block_size": BLOCK, "fs_type": "ext4",
+        "total_blocks_saved": 0, "snapshot_type": "COW",
+    });
+    std::fs::write(dir.join("meta.json"), meta.to_string())
 }
 
 fn main() -> ExitCode {

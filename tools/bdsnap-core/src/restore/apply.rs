@@ -57,8 +57,12 @@ impl Prepared<'_> {
             self.write(progress, stop, &mut written).and_then(|()| self.check(progress, stop));
         let settled = self.settle(&journal.record);
         progress.step("settled");
-        let undo_sessions: Vec<String> =
-            journal.record.devices.iter().filter_map(|d| Some(d.undo.as_ref()?.name.clone())).collect();
+        let undo_sessions: Vec<String> = journal
+            .record
+            .devices
+            .iter()
+            .filter_map(|d| Some(d.undo.as_ref()?.name.clone()))
+            .collect();
         let (uid, login_uid) = journal::who();
         let mut line = Line {
             time: text::rfc3339(fsutil::now_ns()),

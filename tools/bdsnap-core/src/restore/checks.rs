@@ -67,8 +67,7 @@ pub(super) fn states(
 /// Refuses another device under the same name, and a chain that counts a
 /// place or a session twice.
 pub(super) fn identity(choice: &Choice, to_image: bool, opened: &Opened) -> Result<()> {
-    let ours: Vec<&Session> =
-        choice.sessions().iter().filter(|s| s.original.is_none()).collect();
+    let ours: Vec<&Session> = choice.sessions().iter().filter(|s| s.original.is_none()).collect();
     for pair in ours.windows(2) {
         let (a, b) = (&pair[0].header, &pair[1].header);
         if a.chain_seq == b.chain_seq || a.session_id == b.session_id {
@@ -137,8 +136,7 @@ pub(super) fn gap_now(
         return Ok(known);
     }
     let base = held.base(&newest.header);
-    let differs =
-        tail_differs(&tail, &held.opened.file, base).on("read", &held.target.path)?;
+    let differs = tail_differs(&tail, &held.opened.file, base).on("read", &held.target.path)?;
     Ok((differs == Some(true)).then_some(Break::Written))
 }
 

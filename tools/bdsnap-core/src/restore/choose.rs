@@ -140,10 +140,7 @@ fn include(
     }
     let missing = |why: &str| {
         refused(
-            format!(
-                "the file system was also on {}, {why}",
-                text::escape(session.header.name())
-            ),
+            format!("the file system was also on {}, {why}", text::escape(session.header.name())),
             ALONE,
         )
     };

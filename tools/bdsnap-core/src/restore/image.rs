@@ -66,7 +66,9 @@ fn kind_of(member: &Member, path: &Path, replace: bool) -> Result<Output> {
         return Err(Error::refused(format!("{shown} is the device itself")));
     }
     if !is_device && !meta.is_file() {
-        return Err(Error::refused(format!("{shown} is neither a regular file nor a block device")));
+        return Err(Error::refused(format!(
+            "{shown} is neither a regular file nor a block device"
+        )));
     }
     if is_device && !replace {
         return Err(Error::refused(format!("all of {shown} would be overwritten"))

@@ -258,8 +258,12 @@ fn folders(store: &Store) -> Result<Vec<PathBuf>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e).on("read", &all),
     };
-    let mut dirs: Vec<PathBuf> =
-        entries.collect::<io::Result<Vec<_>>>().on("read", &all)?.iter().map(|e| e.path()).collect();
+    let mut dirs: Vec<PathBuf> = entries
+        .collect::<io::Result<Vec<_>>>()
+        .on("read", &all)?
+        .iter()
+        .map(|e| e.path())
+        .collect();
     dirs.sort();
     Ok(dirs)
 }

@@ -8,7 +8,9 @@ use super::checks::{self, Accepted};
 use super::choose::{self, Choice};
 use super::journal::{self, Journal};
 use super::member::{self, Member, BATCH};
-use super::{hold, prepare, refused, remarks, Accept, DevicePlan, Modules, Plan, Prepared, Request};
+use super::{
+    hold, prepare, refused, remarks, Accept, DevicePlan, Modules, Plan, Prepared, Request,
+};
 use crate::chain::{Chain, Selector};
 use crate::device::{Target, What};
 use crate::error::{Error, Kind, Result};
@@ -80,9 +82,8 @@ pub fn resume<'a>(
     }
     checks::gaps(&gaps, &chain.damaged, accept, &mut accepted)?;
 
-    let bytes = |f: &Found| {
-        f.undo.dat_bytes + f.choice.sessions().iter().map(|s| s.dat_bytes).sum::<u64>()
-    };
+    let bytes =
+        |f: &Found| f.undo.dat_bytes + f.choice.sessions().iter().map(|s| s.dat_bytes).sum::<u64>();
     progress.phase("verify", found.iter().map(bytes).sum());
     let mut notes = Vec::new();
     let (mut members, mut devices, mut undos) = (Vec::new(), Vec::new(), Vec::new());
@@ -186,8 +187,7 @@ fn find(
             return Err(Error::not_found(format!("{} does not exist", text::path(&target.path))));
         }
         let place = |id: &Id| chain.sessions.iter().position(|s| s.header.session_id == *id);
-        let ids: Option<Vec<Id>> =
-            device.chain.iter().map(|s| text::parse_id(s)).collect();
+        let ids: Option<Vec<Id>> = device.chain.iter().map(|s| text::parse_id(s)).collect();
         let ids = ids.unwrap_or_default();
         let Some(end) = place(&undo.header.session_id) else {
             return Err(missing("its undo session is not in the chain"));
@@ -212,7 +212,6 @@ fn find(
     }
     Ok(found)
 }
-
 
 /// Finds what is still to be written, and whether each block is either what the
 /// undo session keeps or what the restore writes.
@@ -239,10 +238,8 @@ fn compare(
             old.fill(0);
         } else {
             std::os::unix::fs::FileExt::read_exact_at(&dat, old, run.offset).map_err(|e| {
-                let mut e = Error::io(
-                    format_args!("session {} is damaged", text::escape(&undo.dir)),
-                    &e,
-                );
+                let mut e =
+                    Error::io(format_args!("session {} is damaged", text::escape(&undo.dir)), &e);
                 e.kind = Kind::Verification;
                 e
             })?;

@@ -1,0 +1,22 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# timeout: 500
+#
+# Sessions as the original module left them, of a disk, of a partition and of an image.
+
+. "$(dirname "$0")/../lib.sh"
+
+disk vda 64M
+disk vdb 64M
+disk vdc 64M
+guest "no complaint, nothing left behind" --disk "$dir/vda" --disk "$dir/vdb" --disk "$dir/vdc" \
+	--timeout 450 -- original.sh
+pairs=0
+for file in "$share"/*.a; do
+	[ -e "$file" ] || continue
+	name=$(basename "$file" .a)
+	equal "as it should be: $name" "$file" "$share/$name.b"
+	pairs=$((pairs + 1))
+done
+[ $pairs = 5 ] || not_ok "all pairs: only $pairs"
+exit $failed
