@@ -17,7 +17,7 @@ for kind; do
 		i=$((i + 1))
 	done
 done
-guest "no complaint, nothing left behind" "${disks[@]}" --timeout 800 -- fs.sh "$@"
+guest "no complaint, nothing left behind" "${disks[@]}" --timeout 900 -- fs.sh "$@"
 for kind; do
 	i=0
 	for _ in $(fs_disks "$kind"); do

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# timeout: 500
+# timeout: 1000
 #
 # A sparse disk of 3 TiB: the image is compared without its holes.
 
@@ -13,9 +13,9 @@ content() {
 	rm "$1.canonical"
 }
 disk vda 3T
-guest "it is made" --no-module --disk "$dir/vda" -- dev-huge.sh make
+guest "it is made" --timeout 900 --no-module --disk "$dir/vda" -- dev-huge.sh make
 before=$(content "$dir/vda")
-guest "no complaint, nothing left behind" --disk "$dir/vda" -- dev-huge.sh session
+guest "no complaint, nothing left behind" --timeout 900 --disk "$dir/vda" -- dev-huge.sh session
 is "as before, byte for byte" "$before" "$(content "$dir/vda")"
 printf x | dd of="$dir/vda" bs=1M seek=1000000 conv=notrunc status=none
 differ "the comparison sees one byte" "$before" "$(content "$dir/vda")"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# timeout: 300
+# timeout: 1000
 #
 # Mounts that write nothing: squashfs, erofs, others read-only.
 
@@ -12,6 +12,6 @@ for name in vda vdb vdc; do
 	options+=(--disk "$dir/$name")
 done
 disk vdd 320M
-guest "no complaint, nothing left behind" "${options[@]}" --disk "$dir/vdd" -- fs-quiet.sh
+guest "no complaint, nothing left behind" --timeout 900 "${options[@]}" --disk "$dir/vdd" -- fs-quiet.sh
 for name in vda vdb vdc vdd; do equal "$name: as before, byte for byte" "$share/$name" "$dir/$name"; done
 exit $failed
