@@ -6,8 +6,8 @@
 
 . "$(dirname "$0")/../lib.sh"
 
-disk vda 32M
-disk vdb 32M
+disk vda 16M
+disk vdb 16M
 guest "no complaint, nothing left behind" --timeout 1200 --disk "$dir/vda" --disk "$dir/vdb" -- prune.sh
 pairs=0
 for file in "$share"/*.image; do

@@ -6,8 +6,8 @@
 
 . "$(dirname "$0")/../lib.sh"
 
-disk vda 48M
-disk vdb 32M
+disk vda 24M
+disk vdb 8M
 guest "no complaint, nothing left behind" --timeout 1200 --disk "$dir/vda" --disk "$dir/vdb" -- view.sh
 images=0
 for file in "$share"/*.image; do
