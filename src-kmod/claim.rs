@@ -123,7 +123,7 @@ fn claim(
         COUNT.fetch_add(1, Ordering::AcqRel);
         group
     };
-    let mut group = known.unwrap_or_else(sys::random_id);
+    let mut group = known;
     for volume in volumes {
         let opening = Opening {
             kind: Kind::Mount,
@@ -136,7 +136,7 @@ fn claim(
         }
         // What else is registered around it holds the same bytes once more: it
         // is not one device more of the filesystem.
-        group = sys::random_id();
+        group = None;
     }
     let registered = counted.first().is_some_and(|v| v.session().is_some());
     let mut claims = core().claims.lock();

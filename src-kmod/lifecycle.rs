@@ -32,8 +32,9 @@ pub(crate) struct Opening {
     pub(crate) kind: Kind,
     /// The filesystem that claims the device; to be compared only.
     pub(crate) holder: usize,
-    /// Shared by the devices of one filesystem.
-    pub(crate) group_id: Id,
+    /// The group of the devices that the filesystem has already; `None`: the
+    /// session is the first.
+    pub(crate) group_id: Option<Id>,
     /// One of that filesystem's devices is not registered.
     pub(crate) group_incomplete: bool,
 }

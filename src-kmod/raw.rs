@@ -253,6 +253,6 @@ fn start(volume: &Arc<Volume>) -> Result {
     }
     volume.last_write_ns.store(sys::now_awake_ns(), Ordering::Relaxed);
     let opening =
-        Opening { kind: Kind::Raw, holder: 0, group_id: sys::random_id(), group_incomplete: false };
+        Opening { kind: Kind::Raw, holder: 0, group_id: None, group_incomplete: false };
     lifecycle::start(volume, &bound.disk, &opening)
 }

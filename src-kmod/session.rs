@@ -275,7 +275,8 @@ pub(crate) struct Session {
     pub(crate) durability: Durability,
     /// What opened it.
     pub(crate) kind: format::Kind,
-    /// Shared by the devices of one filesystem.
+    /// Shared by the devices of one filesystem: the identity of the first
+    /// one's session.
     pub(crate) group_id: Id,
     /// There is more than one of them.
     pub(crate) grouped: AtomicBool,
@@ -401,16 +402,19 @@ impl Session {
         for _ in 0..RESERVE {
             reserve.push(Page::new_patiently().ok_or(ENOMEM)?, GFP_KERNEL)?;
         }
+        let id = sys::random_id();
         Arc::pin_init(
             pin_init!(Self {
-                id: sys::random_id(),
+                id,
                 name: own_name,
                 geo,
                 disk,
                 durability: volume.durability,
                 kind: opening.kind,
                 holder: opening.holder,
-                group_id: opening.group_id,
+                // That of the first one, so that devices that join later are linked to
+                // it although its header is written.
+                group_id: opening.group_id.unwrap_or(id),
                 grouped: AtomicBool::new(false),
                 group_incomplete: AtomicBool::new(opening.group_incomplete),
                 discard: core().params.discard,

@@ -197,7 +197,8 @@ pub struct Header {
     pub store_id: Id,
     /// The session before it on this device, or [`NO_ID`].
     pub prev_session_id: Id,
-    /// Shared by the sessions of one filesystem's devices, or [`NO_ID`].
+    /// Shared by the sessions of one filesystem's devices, or [`NO_ID`]: the
+    /// `session_id` of the first one, which may say [`NO_ID`] itself.
     pub group_id: Id,
     /// The boot (as /proc/sys/kernel/random/boot_id says it).
     pub boot_id: Id,

@@ -194,7 +194,7 @@ proptest! {
         // Of each mount: its devices' sessions and contents before it.
         let mut log: Vec<[Option<(String, Vec<u8>)>; 3]> = Vec::new();
         for (i, (members, chunk, seed)) in mounts.iter().enumerate() {
-            let group = if members.count_ones() > 1 { [i as u8 + 1; 16] } else { [0; 16] };
+            let group = if members.count_ones() > 1 { [i as u8 + 0xf0; 16] } else { [0; 16] };
             let mut of = [None, None, None];
             for (m, lab) in labs.iter_mut().enumerate().filter(|(m, _)| members >> m & 1 == 1) {
                 of[m] = Some(session(lab, group, *chunk, seed ^ m as u64));
@@ -236,5 +236,23 @@ proptest! {
         }
         let items = labs[0].store.items().unwrap();
         prop_assert!(!items.iter().any(|i| matches!(i, Item::Damaged(_))));
+    }
+}
+
+/// As the module does it: the group's identity is that of its first session,
+/// whose header was written before the second device joined.
+#[test]
+fn who_joins_a_running_session_is_linked_to_it() {
+    let (_tmp, mut a, mut b, _) = labs();
+    let (a1, first_a) = session(&mut a, [0; 16], 0, 1);
+    let (b1, first_b) = session(&mut b, a.last, 5, 2);
+    let now = (a.content(), b.content());
+    for dir in [&a1, &b1] {
+        let lab = if *dir == a1 { &a } else { &b };
+        let (plan, _) = restore(lab, name(dir), GAP).unwrap();
+        assert_eq!(plan.devices.len(), 2);
+        assert!(a.content() == first_a && b.content() == first_b);
+        restore(lab, Selector::Undo, GAP).unwrap();
+        assert!((a.content(), b.content()) == now);
     }
 }

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard};
 
 use bdsnap_abi::format::State;
 use bdsnap_core::chain::Selector;
@@ -22,6 +23,14 @@ const CHUNK: usize = 4096;
 const GAP: Accept = Accept { gap: true, loss: false, alone: false };
 /// The exit status of a child that was "killed".
 const KILLED: i32 = 77;
+
+/// One test at a time: a child that is being started has, for a moment, the
+/// locks of all of this process.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
 
 /// Ends the process, without any clean-up, at a step.
 struct KillAt {
@@ -170,6 +179,7 @@ impl Scene {
 
 #[test]
 fn killed_anywhere_it_goes_on_or_back() {
+    let _alone = alone();
     let mut touched = 0;
     for at in 0.. {
         for action in [Action::Resume, Action::Undo, Action::Restore] {
@@ -222,6 +232,7 @@ fn killed_anywhere_it_goes_on_or_back() {
 
 #[test]
 fn a_killed_resume_is_resumed_and_a_killed_undo_is_undone() {
+    let _alone = alone();
     for at in 0.. {
         let mut more = false;
         for action in ["resume", "undo"] {
@@ -254,6 +265,7 @@ fn a_killed_resume_is_resumed_and_a_killed_undo_is_undone() {
 
 #[test]
 fn without_undo_it_is_run_again() {
+    let _alone = alone();
     for at in 0.. {
         let s = scene();
         if !killed(&s.labs[0].image, "restore", at, false) {
@@ -272,6 +284,7 @@ fn without_undo_it_is_run_again() {
 
 #[test]
 fn others_changes_are_not_resumed_over() {
+    let _alone = alone();
     let mut refused = 0;
     for change in 0..3 {
         let mut s = scene();

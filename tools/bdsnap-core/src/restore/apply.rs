@@ -386,7 +386,7 @@ impl Member {
     }
 
     fn settle(&mut self, store: &Store, undo: Option<&Undo>) -> Result<()> {
-        if undo.is_none() {
+        if undo.is_none() || self.guard.spoiled.get() {
             // The tail says "unknown" already, and so must the module.
             return self.guard.over(RESTORE_ABORT).map_err(|e| Error::io("telling the module", &e));
         }

@@ -58,22 +58,38 @@ pub(super) fn choose(request: &Request<'_>, items: &[Item]) -> Result<Vec<Choice
     }
     let mut groups = BTreeSet::new();
     loop {
-        let before = (groups.len(), choices.len());
+        let state = |choices: &[Choice], groups: &BTreeSet<Id>| {
+            (groups.len(), choices.len(), choices.iter().map(|c| c.from).sum::<usize>())
+        };
+        let before = state(&choices, &groups);
         for choice in &choices {
             check_complete(choice, items)?;
-            groups.extend(choice.sessions().iter().filter(|s| is_grouped(s)).map(group));
+            groups.extend(choice.sessions().iter().map(group));
         }
-        for session in ours(items).filter(|s| groups.contains(&group(s))) {
+        let taken: BTreeSet<Id> = choices.iter().flat_map(Choice::sessions).map(own_id).collect();
+        let others = ours(items).filter(|s| !taken.contains(&own_id(s)));
+        for session in others.filter(|s| groups.contains(&group(s))) {
             include(&mut choices, session, request.store, items)?;
         }
-        if (groups.len(), choices.len()) == before {
+        if state(&choices, &groups) == before {
             return Ok(choices);
         }
     }
 }
 
+/// The group's identity is that of its first session, which need not say so: it
+/// may have been alone when its header was written.
 fn group(session: &Session) -> Id {
-    session.header.group_id
+    let header = &session.header;
+    if is_grouped(session) {
+        header.group_id
+    } else {
+        header.session_id
+    }
+}
+
+fn own_id(session: &Session) -> Id {
+    session.header.session_id
 }
 
 fn ours(items: &[Item]) -> impl Iterator<Item = &Session> {
@@ -210,7 +226,6 @@ fn check_complete(choice: &Choice, items: &[Item]) -> Result<()> {
 pub(super) fn is_one_of_several(choice: &Choice, items: &[Item]) -> bool {
     choice.sessions().iter().any(|s| {
         s.header.dev_flags & GROUP_INCOMPLETE != 0
-            || (is_grouped(s)
-                && ours(items).any(|o| group(o) == group(s) && o.header.name() != s.header.name()))
+            || ours(items).any(|o| group(o) == group(s) && o.header.name() != s.header.name())
     })
 }

@@ -64,6 +64,8 @@ pub(super) struct Guard {
     module: Option<Box<dyn Control>>,
     name: Vec<u8>,
     watch: Option<Watch>,
+    /// Somebody else has written: nothing may be vouched for.
+    pub(super) spoiled: std::cell::Cell<bool>,
     /// The module's load, if it watches the device.
     pub(super) load_id: Id,
 }
@@ -85,7 +87,7 @@ impl Guard {
             Some(s) if registered => s.head.load_id,
             _ => NO_ID,
         };
-        Ok(Self { module, name, watch, load_id })
+        Ok(Self { module, name, watch, spoiled: std::cell::Cell::new(false), load_id })
     }
 
     /// What the module said about the device.
@@ -97,6 +99,7 @@ impl Guard {
     pub(super) fn write(&self) -> Result<()> {
         let Some(module) = &self.module else { return Ok(()) };
         module.restore_over(RESTORE_WRITE, &self.name).map_err(|e| {
+            self.spoiled.set(true);
             if e.raw_os_error() == Some(libc::EBUSY) {
                 Error::refused("somebody else has written to the device since it was looked at")
                     .hint("find out who has it open, and try again")
