@@ -402,10 +402,10 @@ impl Session {
         for _ in 0..RESERVE {
             reserve.push(Page::new_patiently().ok_or(ENOMEM)?, GFP_KERNEL)?;
         }
-        let id = sys::random_id();
+        let own_id = sys::random_id();
         Arc::pin_init(
             pin_init!(Self {
-                id,
+                id: own_id,
                 name: own_name,
                 geo,
                 disk,
@@ -414,7 +414,7 @@ impl Session {
                 holder: opening.holder,
                 // That of the first one, so that devices that join later are linked to
                 // it although its header is written.
-                group_id: opening.group_id.unwrap_or(id),
+                group_id: opening.group_id.unwrap_or(own_id),
                 grouped: AtomicBool::new(false),
                 group_incomplete: AtomicBool::new(opening.group_incomplete),
                 discard: core().params.discard,

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# timeout: 500
+# timeout: 1800
 #
 # Sessions as the original module left them, of a disk, of a partition and of an image.
 
@@ -10,7 +10,7 @@ disk vda 64M
 disk vdb 64M
 disk vdc 64M
 guest "no complaint, nothing left behind" --disk "$dir/vda" --disk "$dir/vdb" --disk "$dir/vdc" \
-	--timeout 450 -- original.sh
+	--timeout 1500 -- original.sh
 pairs=0
 for file in "$share"/*.a; do
 	[ -e "$file" ] || continue

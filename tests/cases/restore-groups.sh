@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# timeout: 600
+# timeout: 1800
 #
 # File systems on several devices, restored as one.
 
@@ -11,7 +11,7 @@ for name in a b c d; do
 	disk vd$name 128M
 	options+=(--disk "$dir/vd$name")
 done
-guest "no complaint, nothing left behind" --timeout 550 "${options[@]}" -- restore-groups.sh
+guest "no complaint, nothing left behind" --timeout 1500 "${options[@]}" -- restore-groups.sh
 pairs=0
 for file in "$share"/*.a; do
 	[ -e "$file" ] || continue

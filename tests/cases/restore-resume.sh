@@ -1,13 +1,13 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# timeout: 600
+# timeout: 1800
 #
 # Restores that are stopped or killed while they write, resumed and undone.
 
 . "$(dirname "$0")/../lib.sh"
 
 disk vda 192M
-guest "no complaint, nothing left behind" --timeout 550 --disk "$dir/vda" -- restore-resume.sh
+guest "no complaint, nothing left behind" --timeout 1500 --disk "$dir/vda" -- restore-resume.sh
 pairs=0
 for file in "$share"/*.a; do
 	[ -e "$file" ] || continue

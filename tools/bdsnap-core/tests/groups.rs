@@ -46,7 +46,7 @@ fn name(dir: &str) -> Selector {
 fn session(lab: &mut Lab, group: Id, chunk: usize, seed: u64) -> (String, Vec<u8>) {
     let past = lab.device.clone();
     let mut r = lab.record(&Options { group, ..Options::default() });
-    r.write(chunk * CHUNK, &pattern(3 * CHUNK, seed));
+    r.write(chunk * CHUNK, &pattern(3 * CHUNK, seed ^ 0x5eed));
     (r.end(State::Closed), past)
 }
 
