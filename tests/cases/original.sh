@@ -6,9 +6,9 @@
 
 . "$(dirname "$0")/../lib.sh"
 
-disk vda 64M
-disk vdb 64M
-disk vdc 64M
+disk vda 32M
+disk vdb 34M
+disk vdc 40M
 guest "no complaint, nothing left behind" --disk "$dir/vda" --disk "$dir/vdb" --disk "$dir/vdc" \
 	--timeout 1500 -- original.sh
 pairs=0

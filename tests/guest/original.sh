@@ -76,7 +76,7 @@ copy $device disk.b
 
 make_fs ext4 /dev/vdc
 mount /dev/vdc /srv || not_ok "mount"
-truncate -s 32M /srv/disk.img
+truncate -s 16M /srv/disk.img
 make_fs ext4 /srv/disk.img
 cp /srv/disk.img /host/image.b
 mount -o loop /srv/disk.img /mnt || not_ok "mount"
