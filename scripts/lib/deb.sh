@@ -7,7 +7,7 @@
 FIRST_SERIES=7.2
 
 make_deb_chroot() {
-	make_chroot "$1" build-essential,debhelper,dh-dkms,bash-completion,cargo,rustc,lintian,apt-utils,xz-utils "$2"
+	make_chroot "$1" build-essential,debhelper,dh-dkms,cargo,rustc,lintian,apt-utils,xz-utils "$2"
 }
 # deb_chroot SUITE: sets ENTRY
 deb_chroot() { cached "deb-chroot-$1" 1 make_deb_chroot "$1"; }
