@@ -302,11 +302,14 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     core().self_test.store(code, Ordering::Release);
     let result = tested.and_then(|()| {
         let durability = durability.unwrap_or(core().params.durability);
+        let is_there = r.bound.is_some();
         let volume = Volume::new(&r.name, r.image, durability, r.bound)?;
         volume.unprotected.store(flags & CONTROL_MOUNTED != 0, Ordering::Relaxed);
         let mut registry = core().registry.lock();
         registry.volumes.push(volume, GFP_KERNEL)?;
-        let published = registry.publish();
+        // Of what is not there the table says nothing: thousands of them are
+        // registered in no time.
+        let published = if is_there { registry.publish() } else { Ok(()) };
         if published.is_err() {
             let at = registry.volumes.len() - 1;
             registry.volumes.truncate(at);

@@ -124,13 +124,18 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
         tail = files.tail.take();
     }
     if let Some(tail) = &tail {
+        // Nothing if it cannot be told in time.
+        let image_mtime_ns = image_mtime(volume);
         // What is behind the former end was nobody's.
         same = tail.device_bytes <= geo.bytes()
             && tail.head_sha256 == head_sha256
             && samples_match(disk, &sectors, tail.samples())
-            && (tail.image_mtime_ns == 0 || tail.image_mtime_ns == image_mtime(volume));
+            && (tail.image_mtime_ns == 0
+                || image_mtime_ns == 0
+                || tail.image_mtime_ns == image_mtime_ns);
         // Without its time an image may have been written past us.
-        image_timed = volume.image.is_none() || tail.image_mtime_ns != 0;
+        image_timed =
+            volume.image.is_none() || (tail.image_mtime_ns != 0 && image_mtime_ns != 0);
     }
     if volume.image.is_some() {
         dev_flags |= DEV_IMAGE;

@@ -176,3 +176,14 @@ pub(crate) fn raw(command: u32, pointer: &str) -> Result<()> {
         libc::ioctl(device.as_raw_fd(), command.into(), pointer.address)
     })))
 }
+
+/// Whoever waits in an autofs without a daemon would do so for ever.
+pub(crate) fn catatonic(dir: &str) -> Result<()> {
+    // _IO(0x93, 0x62)
+    const AUTOFS_IOC_CATATONIC: u32 = 0x9362;
+    let dir = std::fs::File::open(dir)?;
+    // SAFETY: this ioctl has no argument.
+    tell(last(i64::from(unsafe {
+        libc::ioctl(dir.as_raw_fd(), AUTOFS_IOC_CATATONIC.into(), 0)
+    })))
+}

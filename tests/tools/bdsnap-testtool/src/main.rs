@@ -12,6 +12,7 @@
 //! flip FILE OFFSET          turns one bit over
 //! original OLD NEW DIR DEVICE   what the original module would leave in DIR, had it watched DEVICE go
 //!                           from what OLD holds to what NEW holds
+//! catatonic DIR             an automounter's folder waits for no daemon any more
 //! ```
 //! NAME and PASSWORD are `s:TEXT`, `hex:BYTES`, `len:N` (so many letters), or pointers: `null`,
 //! `low` (nothing is mapped there), `kernel`, `edge:N` (N letters, then an unmapped page).
@@ -51,6 +52,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["json", path] => json(path),
         ["flip", file, offset] => flip(file, number(offset)?),
         ["original", old, new, dir, device] => original(old, new, dir, device),
+        ["catatonic", dir] => calls::catatonic(dir),
         _ => Err(usage()),
     }
 }
