@@ -45,14 +45,14 @@ mke2fs -q -t ext4 "$dir/plug"
 disk lvm 64M
 cp --sparse=always "$dir/data" "$dir/before"
 
-booted "the boot with $OLD_KVER" "$OLD_KVER" 500 armed.sh
+booted "the boot with $OLD_KVER" "$OLD_KVER" 1200 armed.sh
 unequal "the device was written" "$dir/before" "$dir/data"
 
 # ---- A newer kernel ----
 
 apt "$system" install "linux-image-$NEW_KVER" "linux-headers-$NEW_KVER" || not_ok "a new kernel's installation"
 is "the module is built when a new kernel is installed" 1 "$(grep -c "kernel $NEW_KVER has the module" "$dir/apt")"
-booted "the boot with $NEW_KVER" "$NEW_KVER" 500 upgraded.sh
+booted "the boot with $NEW_KVER" "$NEW_KVER" 1200 upgraded.sh
 equal "restored over the upgrade: byte for byte what it was before the first boot" "$dir/before" "$dir/data"
 
 # ---- Purged ----

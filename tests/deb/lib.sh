@@ -100,7 +100,7 @@ make_bootable() {
 }
 
 # boot SYSTEM KVER SECONDS [QEMU-ARGUMENT...]: boots it and waits for its end. The console goes to
-# $dir/console; $APPEND is added to the kernel's command line.
+# $dir/console; the emulated machine is slow, so systemd has to be patient. $APPEND is added to the kernel's command line.
 boot() {
 	local system=$1 kver=$2 seconds=$3 status=0
 	shift 3
@@ -109,7 +109,8 @@ boot() {
 	emulator
 	timeout --kill-after=10 "$seconds" "${EMULATOR[@]}" -name bdsnap-deb -nodefaults -no-user-config -display none -no-reboot \
 		-M q35 -accel tcg,thread=single -cpu max -smp 2 -m 1024 -kernel "$system/boot/vmlinuz-$kver" -initrd "$system/boot/initrd.img-$kver" \
-		-append "root=LABEL=root ro console=ttyS0 panic=-1 oops=panic ${APPEND:-}" -serial "file:$dir/console" \
+		-append "root=LABEL=root ro console=ttyS0 panic=-1 oops=panic \
+			systemd.default_device_timeout_sec=600 systemd.default_timeout_start_sec=600 ${APPEND:-}" -serial "file:$dir/console" \
 		-drive "if=none,id=root,format=raw,file=$system/disk,cache=unsafe" -device virtio-blk-pci,drive=root,serial=root \
 		-virtfs "local,path=$share,mount_tag=host,security_model=none,multidevs=remap" "$@" </dev/null || status=$?
 	if [ $status != 0 ]; then
