@@ -229,6 +229,8 @@ fn is_same(volume: &Volume, r: &Resolved) -> bool {
     }
     match (&volume.image, &r.image) {
         (Some(a), Some(b)) => **a == **b,
+        // Of thousands that are absent none has to be locked.
+        (None, None) if r.bound.is_none() => false,
         (None, None) => match (&*volume.bound.lock(), &r.bound) {
             (Some(a), Some(b)) => a.is_same(b),
             _ => false,
@@ -285,7 +287,7 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
             bound.disk.sync_caches(bound.sectors.start, bound.sectors.end);
         }
     }
-    if let Some(image) = &r.image {
+    if let Some(image) = r.image.as_ref().filter(|_| !r.absent) {
         for disk in crate::image::loops_of(image) {
             check_store(&disk, &Bound::WHOLE)?;
             if disk.is_mounted(0, disk.capacity()) {

@@ -134,8 +134,7 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
                 || image_mtime_ns == 0
                 || tail.image_mtime_ns == image_mtime_ns);
         // Without its time an image may have been written past us.
-        image_timed =
-            volume.image.is_none() || (tail.image_mtime_ns != 0 && image_mtime_ns != 0);
+        image_timed = volume.image.is_none() || (tail.image_mtime_ns != 0 && image_mtime_ns != 0);
     }
     if volume.image.is_some() {
         dev_flags |= DEV_IMAGE;

@@ -252,7 +252,6 @@ fn start(volume: &Arc<Volume>) -> Result {
         return Err(EBUSY);
     }
     volume.last_write_ns.store(sys::now_awake_ns(), Ordering::Relaxed);
-    let opening =
-        Opening { kind: Kind::Raw, holder: 0, group_id: None, group_incomplete: false };
+    let opening = Opening { kind: Kind::Raw, holder: 0, group_id: None, group_incomplete: false };
     lifecycle::start(volume, &bound.disk, &opening)
 }
