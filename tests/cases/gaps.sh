@@ -12,11 +12,11 @@ for name in a b c d e; do
 	options+=(--disk "$dir/vd$name")
 done
 disk store 512M
-guest "before the reboot" --store "$dir/store" "${options[@]}" -- gaps.sh before
+guest "before the reboot" --timeout 420 --store "$dir/store" "${options[@]}" -- gaps.sh before
 # While the guest is down, somebody changes one of the disks.
 printf 'changed elsewhere' | dd of="$dir/vdb" bs=1 seek=30000000 conv=notrunc status=none
 printf 'changed elsewhere' | dd of="$dir/vdc" bs=1 seek=40000 conv=notrunc status=none
-guest "after the reboot" --store "$dir/store" "${options[@]}" -- gaps.sh after
+guest "after the reboot" --timeout 420 --store "$dir/store" "${options[@]}" -- gaps.sh after
 pairs=0
 for file in "$share"/*.a; do
 	[ -e "$file" ] || continue
