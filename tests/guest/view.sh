@@ -71,6 +71,8 @@ else
 fi
 try touch "$image"
 is "it is read-only" 1 $code
+unview "the view of the younger ends"
+view "$s0"
 try bdsnap-prune --keep-last 1 --min-age 0 --apply
 is "what is viewed is not pruned" 6 $code
 is "and is still there" 2 "$(list 'sessions.#' /dev/vda)"
