@@ -1,0 +1,7 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# timeout: 1000
+#
+# xfs on device-mapper and md devices that are registered themselves.
+
+exec "$(dirname "$0")/../dev-stack.sh" xfs 360M
