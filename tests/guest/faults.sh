@@ -123,6 +123,7 @@ session() {
 	umount /mnt || not_ok "$name: umount"
 	hits=$(faults)
 	quiet
+	bdsnap settle --raw # where a mount could not be followed, its writes were
 	e2fsck -fn /dev/vda >"$work/fsck" 2>&1 || not_ok "$name: the file system is intact"
 	store=$(column state /dev/vda)
 	bdsnap-restore /dev/vda latest --yes >"$work/out" 2>&1
@@ -132,7 +133,7 @@ session() {
 		[ "$(hash /dev/vda)" = "$want" ] || not_ok "$name: it was restored without a word, but is not as it was"
 	elif dmesg | grep -q 'bdsnap:.* broken'; then
 		what=broken
-	elif [ "$begun" = "$(status module.sessions_total)" ] && dmesg | grep -q 'bdsnap:.*unprotected'; then
+	elif [ "$begun" = "$(status module.sessions_total)" ] && dmesg | grep -qE 'bdsnap:.*(unprotected|no session could be started)'; then
 		what='never begun'
 	else
 		what=lost
@@ -140,7 +141,10 @@ session() {
 		not_ok "$name: neither whole, nor does the log say why not"
 	fi
 	echo "$name: $what ($store), $hits faults"
-	[ $code = 0 ] || dd if="$work/image" of=/dev/vda bs=1M oflag=direct status=none
+	if [ $code != 0 ]; then
+		dd if="$work/image" of=/dev/vda bs=1M oflag=direct status=none
+		bdsnap settle --raw
+	fi
 	results[$what]=$((${results[$what]:-0} + 1))
 	rm -rf /snapshot/vda*
 }
