@@ -40,7 +40,7 @@ make_debug_kernel() {
 		echo "${chroot##*/}" >"$tree/.chroot"
 	fi
 	cp "$TOP/tests/debug/kernel.config" "$tree/.fragment"
-	info "building the kernel $kver; this takes an hour on two processors; the log: $tree/.log"
+	info "building the kernel $kver; this takes long; the log: $tree/.log"
 	# shellcheck disable=SC2016
 	in_debug_chroot "$chroot" "$tree:/mnt/linux" "$dir:/mnt/out" -- nice sh -euc '
 		cd /mnt/linux

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash disable=SC2034
 #
-# Sourced after common.sh and debug-kernel.sh: the parts that a guest is put together from. All are cache entries:
+# Sourced after common.sh: the parts that a guest is put together from. All are cache entries:
 #   emulator      QEMU
 #   guest_root    root.erofs, a Debian 13 with the programs that tests need, and a static busybox
 #   guest_kernel  vmlinuz, modules.erofs, initramfs.cpio (drivers only) and modules/ of one kernel
 #   guest_extras  extras.cpio, what this checkout adds: init, module, tools, configuration
 # The images are not compressed: the host has their pages cached, the emulated guest is slow.
+
+# shellcheck source=debug-kernel.sh
+. "$TOP/scripts/lib/debug-kernel.sh"
 
 make_emulator() { make_chroot trixie qemu-system-x86 "$1"; }
 
