@@ -144,7 +144,7 @@ sources() {
 # kernel's packages are.
 kernel_of() {
 	case $1 in
-	*+deb13-*) SUITE=trixie KSUITE=trixie-backports ;;
+	*+deb13-* | *-debug) SUITE=trixie KSUITE=trixie-backports ;;
 	*+deb14-*) SUITE=forky KSUITE=forky ;;
 	*) die "which Debian release built the kernel $1? (add it to kernel_of in scripts/lib/common.sh)" ;;
 	esac

@@ -4,9 +4,12 @@
 # Sourced after common.sh: the parts that a guest is put together from. All are cache entries:
 #   emulator      QEMU
 #   guest_root    root.erofs, a Debian 13 with the programs that tests need, and a static busybox
-#   guest_kernel  vmlinuz, modules.erofs, initramfs.cpio (drivers only) and modules/ of one stock kernel
+#   guest_kernel  vmlinuz, modules.erofs, initramfs.cpio (drivers only) and modules/ of one kernel
 #   guest_extras  extras.cpio, what this checkout adds: init, module, tools, configuration
 # The images are not compressed: the host has their pages cached, the emulated guest is slow.
+
+# shellcheck source=debug-kernel.sh
+. "$TOP/scripts/lib/debug-kernel.sh"
 
 make_emulator() { make_chroot trixie qemu-system-x86 "$1"; }
 
@@ -45,20 +48,25 @@ GUEST_DROPS='sound drivers/gpu drivers/hwmon drivers/iio drivers/infiniband driv
 INITRAMFS_MODULES='virtio_blk erofs overlay'
 
 make_guest_kernel() {
-	local kver=$1 root=$2 dir=$3 package drop lib module file
-	kernel_of "$kver"
-	private_apt_update "$SUITE"
-	(
-		mkdir "$dir/debs"
-		cd "$dir/debs" || exit
-		retry private_apt "$SUITE" apt-get download "linux-binary-$kver" "linux-modules-$kver" "linux-base-$kver" >&2
-	)
-	for package in "$dir"/debs/*.deb; do dpkg-deb -x "$package" "$dir/modules"; done
+	local kver=$1 root=$2 built=$3 dir=$4 package drop lib module file
 	lib=$dir/modules/usr/lib/modules/$kver
-	mv "$lib/vmlinuz" "$dir/"
-	rm -rf "$dir/debs" "$dir/modules/usr/share" "$dir/modules/boot"
-	for drop in $GUEST_DROPS; do rm -rf "$lib/kernel/$drop"; done
-	find "$lib/kernel" -name '*.ko.xz' -print0 | xargs -0 -r -P "$(nproc)" -n 64 xz -d
+	if [ -n "$built" ]; then
+		cp -r "$built/modules" "$built/vmlinuz" "$dir/"
+		rm "$lib/build"
+	else
+		kernel_of "$kver"
+		private_apt_update "$SUITE"
+		(
+			mkdir "$dir/debs"
+			cd "$dir/debs" || exit
+			retry private_apt "$SUITE" apt-get download "linux-binary-$kver" "linux-modules-$kver" "linux-base-$kver" >&2
+		)
+		for package in "$dir"/debs/*.deb; do dpkg-deb -x "$package" "$dir/modules"; done
+		mv "$lib/vmlinuz" "$dir/"
+		rm -rf "$dir/debs" "$dir/modules/usr/share" "$dir/modules/boot"
+		for drop in $GUEST_DROPS; do rm -rf "$lib/kernel/$drop"; done
+		find "$lib/kernel" -name '*.ko.xz' -print0 | xargs -0 -r -P "$(nproc)" -n 64 xz -d
+	fi
 	ln -s usr/lib "$dir/modules/lib"        # where depmod looks
 	depmod -b "$dir/modules" "$kver" 2>/dev/null
 	mkfs.erofs --quiet "$dir/modules.erofs" "$dir/modules" >&2
@@ -82,7 +90,12 @@ make_cpio() {
 
 # guest_kernel KVER ROOT-ENTRY
 guest_kernel() {
-	cached "guest-$1" "$INITRAMFS_MODULES|$GUEST_DROPS|$(basename "$2") 2" make_guest_kernel "$1" "$2"
+	local built=''
+	if is_debug "$1"; then
+		debug_kernel "$1"
+		built=$ENTRY
+	fi
+	cached "guest-$1" "$INITRAMFS_MODULES|$GUEST_DROPS|$(basename "$2")${built:+ ${built##*/}} 2" make_guest_kernel "$1" "$2" "$built"
 }
 
 # make_guest_extras KVER KERNEL-ENTRY MODULE TOOLS DIR

@@ -1,0 +1,189 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# faults.sh HOW: allocations fail, either the Nth that a task makes in the module's code, for each N, or
+# at random wherever the module's code is on the stack. Of the debug kernel. The device is /dev/vda; vdb
+# is one more to register.
+
+. "$(dirname "$0")/lib.sh"
+how=$1
+debug=/sys/kernel/debug
+[ -e $debug/failslab ] || die "this kernel has no fault injection"
+
+set_both() { for kind in failslab fail_page_alloc; do echo "$2" >$debug/$kind/"$1" || die "$kind/$1"; done; }
+# The Nth fault counts, whatever the probability; `times` counts the faults down.
+quiet() {
+	set_both probability 0
+	set_both times 1000000
+}
+# faults: how many there were since `quiet`
+faults() { echo $((2000000 - $(<$debug/failslab/times) - $(<$debug/fail_page_alloc/times))); }
+# symbols PATTERN BYTES: the range of the functions with these names, the last one of BYTES
+symbols() {
+	local first last
+	read -r first last < <(awk -v p="$1" '$2 ~ /[tT]/ && $0 ~ p { print $1 }' /proc/kallsyms | sort | sed -n '1p; $p' | paste -sd " ")
+	printf '0x%s 0x%x\n' "$first" $((16#$last + $2))
+}
+# below RANGE [EXCEPT-RANGE]: only what functions there call, directly or not, can fail
+below() {
+	set_both require-start "$1"
+	set_both require-end "$2"
+	set_both reject-start "${3:-0}"
+	set_both reject-end "${4:-0}"
+}
+# nth N COMMAND...: the task's Nth allocation fails
+nth() { bash -c 'echo $1 >/proc/self/fail-nth && shift && exec "$@"' - "$@"; }
+hash() { dd if="$1" bs=1M iflag=direct status=none | sha256sum; }
+
+set_both ignore-gfp-wait 0
+echo 0 >$debug/fail_page_alloc/ignore-gfp-highmem
+echo 0 >$debug/fail_page_alloc/min-order
+set_both stacktrace-depth 32
+set_both verbose 0
+quiet
+
+# ---- Loading ----
+
+bdsnap passwd --password-file "$password" || die "bdsnap passwd"
+# Of the kernel's own, the function that calls a module's start.
+read -r first last < <(symbols ' do_one_initcall$' 256)
+below "$first" "$last"
+failures=0
+for ((n = 1; n <= 200; n++)); do
+	quiet
+	nth $n modprobe bdsnap
+	code=$?
+	[ "$(faults)" != 0 ] || break
+	if [ $code = 0 ]; then rmmod bdsnap || not_ok "rmmod after fault $n"; else failures=$((failures + 1)); fi
+	[ ! -d /sys/module/bdsnap ] || die "loaded although fault $n made it fail"
+done
+atleast "faults while it is loaded" 5 $((n - 1))
+atleast "of them, loads that failed" 1 $failures
+[ $code = 0 ] || not_ok "a load without a fault"
+
+# What the originals do themselves may fail, and is not ours.
+read -r first last < <(symbols '[[]bdsnap[]]$' 1024)
+read -r o_first o_last < <(symbols ' bdsnap_orig_' 64)
+below "$first" "$last" "$o_first" "$o_last"
+
+# ---- Activating and deactivating ----
+
+make_fs ext4 /dev/vda
+mount /dev/vda /mnt
+random 4 /mnt/file
+umount /mnt
+sync
+dd if=/dev/vda of="$work/image" bs=1M iflag=direct status=none
+want=$(hash "$work/image")
+
+activate --durability "$how" /dev/vda || die "activate"
+wrong=0
+for call in activate deactivate; do
+	for ((n = 1; n <= 100; n++)); do
+		if [ $call = deactivate ]; then activate /dev/vdb || not_ok "activate before fault $n"; fi
+		quiet
+		nth $n bdsnap-testtool ioctl $call s:/dev/vdb "s:$(<"$password")" >"$work/out" 2>&1
+		result=$(<"$work/out")
+		[ "$(faults)" != 0 ] || break
+		quiet
+		there=$(status 'devices.#')
+		case $call:$result:$there in
+		activate:ENOMEM:1 | activate:0:2 | deactivate:ENOMEM:2 | deactivate:0:1) ;;
+		*)
+			echo "$call, fault $n: $result, $there devices"
+			wrong=$((wrong + 1))
+			;;
+		esac
+		deactivate /dev/vdb >"$work/out" 2>&1
+		is_there=$(status 'devices.#')
+		[ "$is_there" = 1 ] || not_ok "$call, fault $n: $is_there devices in the end"
+	done
+	atleast "faults in $call" 2 $((n - 1))
+	deactivate /dev/vdb >"$work/out" 2>&1
+done
+is "results of calls with faults that are wrong" 0 $wrong
+
+# ---- Sessions ----
+
+# session NAME COMMAND...: mounts by COMMAND, writes, unmounts, restores. A session may end in three ways,
+# which are counted: whole, broken, or never begun, which the log has to say. Whatever the store says of
+# it: if a restore does not object, it must be right.
+declare -A results=()
+session() {
+	local name=$1 begun what store code
+	shift
+	begun=$(status module.sessions_total)
+	dmesg -C
+	"$@" || not_ok "$name: mount"
+	mountpoint -q /mnt || return
+	[ -z "${worker:-}" ] || set_both probability "$worker"
+	dd if=/dev/urandom of=/mnt/file bs=256k count=8 conv=notrunc,fsync status=none || not_ok "$name: writes in place"
+	bdsnap-testtool work /mnt/work 1 1 || not_ok "$name: writes"
+	sync -f /mnt || not_ok "$name: sync"
+	umount /mnt || not_ok "$name: umount"
+	hits=$(faults)
+	quiet
+	bdsnap settle --raw # where a mount could not be followed, its writes were
+	e2fsck -fn /dev/vda >"$work/fsck" 2>&1 || not_ok "$name: the file system is intact"
+	store=$(column state /dev/vda)
+	bdsnap-restore /dev/vda latest --yes >"$work/out" 2>&1
+	code=$?
+	if [ $code = 0 ]; then
+		what=whole
+		[ "$(hash /dev/vda)" = "$want" ] || not_ok "$name: it was restored without a word, but is not as it was"
+	elif dmesg | grep -q 'bdsnap:.* broken'; then
+		what=broken
+	elif [ "$begun" = "$(status module.sessions_total)" ] && dmesg | grep -qE 'bdsnap:.*(unprotected|no session could be started)'; then
+		what='never begun'
+	else
+		what=lost
+		cat "$work/out"
+		not_ok "$name: neither whole, nor does the log say why not"
+	fi
+	echo "$name: $what ($store), $hits faults"
+	if [ $code != 0 ]; then
+		dd if="$work/image" of=/dev/vda bs=1M oflag=direct status=none
+		bdsnap settle --raw
+	fi
+	results[$what]=$((${results[$what]:-0} + 1))
+	rm -rf /snapshot/vda*
+}
+told() {
+	local what text=''
+	for what in "${!results[@]}"; do text+=", ${results[$what]} $what"; done
+	ok "$1: ${text#, }"
+	results=()
+}
+
+quiet
+session "without faults" mount /dev/vda /mnt
+is "without faults" 1 "${results[whole]:-0}"
+results=()
+for ((n = 1; n <= 100; n++)); do
+	session "fault $n of a mount" nth $n mount /dev/vda /mnt
+	[ "$hits" != 0 ] || break
+done
+atleast "faults in mount" 5 $((n - 1))
+told "sessions with a fault at the mount"
+for worker in 1 5 25 100; do
+	total=0
+	for i in 1 2 3; do
+		session "faults in $worker of 100 allocations, $i" mount /dev/vda /mnt
+		total=$((total + hits))
+	done
+	atleast "faults with a chance of $worker %" 1 $total
+	told "sessions with a chance of $worker %"
+done
+
+# ---- And afterwards ----
+
+worker=''
+copy /dev/vda before
+mount /dev/vda /mnt
+bdsnap-testtool work /mnt/work 2 1 || not_ok "the last session's writes"
+umount /mnt
+copy /dev/vda after
+is "the session after them" closed "$(column state /dev/vda)"
+try bdsnap-restore /dev/vda latest --yes
+is "its restore" 0 $code
+complete
