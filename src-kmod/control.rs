@@ -688,6 +688,13 @@ pub(crate) struct ControlDevice {
 impl PinnedDrop for ControlDevice {
     fn drop(self: Pin<&mut Self>) {
         if let Some(volume) = self.restoring.lock().take() {
+            // Of a tool that was killed this may be closed before the device: what
+            // is in the page cache is still the restore's.
+            let bound = volume.bound.lock().clone();
+            if let Some(bound) = bound {
+                let extent = bound.extent();
+                bound.disk.sync_caches(extent.start, extent.end);
+            }
             volume.abandon_restore();
         }
     }

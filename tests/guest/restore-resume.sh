@@ -71,5 +71,5 @@ printf x | dd of=$device bs=1 seek=$((60 << 20)) conv=notrunc,fsync status=none
 bdsnap settle --raw
 try bdsnap-restore $device --resume --yes --accept-gap
 is "somebody else has written since: refused" 5 $code
-is "a line in the history for each, but those that were killed" 6 "$(grep -c . /snapshot/.bdsnap-history)"
+atleast "a line in the history for each that came to an end" 5 "$(grep -c . /snapshot/.bdsnap-history)"
 complete
