@@ -123,6 +123,8 @@ copy $device contained.0
 activate $device
 mount $device /mnt
 mkfifo "$work/go" "$work/ready"
+# Held open, so that nothing is lost between two reads
+exec 4<>"$work/ready"
 # A container of its own with all namespaces, the device's file system its only folder
 unshare --mount --pid --ipc --uts --net --user --map-root-user --propagation private --fork sh -c "
 	cd /mnt && echo ready >$work/ready && read -r _ <$work/go
@@ -130,14 +132,14 @@ unshare --mount --pid --ipc --uts --net --user --map-root-user --propagation pri
 	bdsnap activate /dev/vda --password-file $password && echo allowed >$work/ready || echo refused >$work/ready
 	read -r _ <$work/go" &
 container=$!
-read -r _ <"$work/ready"
+read -r _ <&4
 chmod 777 /mnt
 umount /mnt
 is "another namespace has it: goes on" 1 "$(sessions)"
 echo >"$work/go"
-read -r answer <"$work/ready"
+read -r answer <&4
 is "a container writes" written "$answer"
-read -r answer <"$work/ready"
+read -r answer <&4
 is "a container can't activate" refused "$answer"
 echo >"$work/go"
 wait $container
