@@ -420,6 +420,10 @@ impl Header {
         if self.device_bytes > i64::MAX as u64 {
             return Err(FormatError::Field("device_bytes"));
         }
+        // Where its last byte is in an image.
+        if self.loop_offset > i64::MAX as u64 - self.device_bytes {
+            return Err(FormatError::Field("loop_offset"));
+        }
         let name = &bytes[HEADER_NAME..HEADER_NAME + usize::from(self.name_len)];
         self.set_name(name);
         Ok(())

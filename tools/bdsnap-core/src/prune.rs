@@ -65,7 +65,7 @@ impl Clock {
         let (h, name) = (&newest.header, text::escape(&newest.dir));
         let seen = h.start_ns.max(newest.status.end_ns);
         let span = |ns: u64| text::span(ns);
-        if seen > self.now_ns + CLOCK_SLACK_NS {
+        if seen > self.now_ns.saturating_add(CLOCK_SLACK_NS) {
             return Some(format!(
                 "it is {} before the newest session, {name}",
                 span(seen - self.now_ns)

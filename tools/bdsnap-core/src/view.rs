@@ -328,12 +328,19 @@ impl View {
         Ok(())
     }
 
-    /// Reads `buf` from byte `start` on, which must be inside the device.
+    /// Reads `buf` from byte `start` on.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::Usage`] if that is not inside the device.
     pub fn read(&mut self, start: u64, buf: &mut [u8]) -> Result<()> {
         if let Some(why) = &self.lost {
             return Err(Error::refused(why.clone()));
         }
-        let end = start + buf.len() as u64;
+        let end = start
+            .checked_add(buf.len() as u64)
+            .filter(|&end| end <= self.bytes())
+            .ok_or_else(|| Error::new(Kind::Usage, "beyond the end of the device"))?;
         // Holes first, from the device.
         let mut at = start;
         let mut holes = Vec::new();
