@@ -26,8 +26,6 @@ use kernel::sync::Arc;
 
 /// `BLK_OPEN_WRITE`.
 const OPEN_WRITE: u32 = 1 << 1;
-/// How long a claim waits for a look at names.
-const LOOK_MS: u64 = 2_000;
 
 /// One open file of one filesystem. Those of unregistered devices are kept as
 /// well, without volumes: they may belong to a filesystem of several devices.
@@ -169,7 +167,7 @@ fn find(disk: &Disk, range: &Sectors, info: &BdevInfo) -> Result<KVec<Arc<Volume
     }
     // The device may have come a moment ago. The names are under /dev, the
     // look is another task's, and its time is limited.
-    look::settle(LOOK_MS);
+    look::settle();
     find_bound(disk, range, info)
 }
 

@@ -8,7 +8,7 @@ use crate::compat::errno;
 use crate::core_state::{core, Core};
 use crate::hook;
 use crate::live;
-use crate::pure::format::{Durability, Tail, NO_ID};
+use crate::pure::format::{Durability, NO_ID};
 use crate::pure::ioctl::*;
 use crate::pure::plan::Sectors;
 use crate::pure::secret::Secret;
@@ -421,11 +421,6 @@ fn hand_over(request: &mut HandOver) -> Result {
     Ok(())
 }
 
-/// What the store knows of a device's last session.
-fn stored_tail(volume: &Volume) -> Result<KBox<Tail>> {
-    crate::store::read_tail(&volume.name)
-}
-
 /// A restore begins or ends.
 fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     let name = user_bytes::<Kmalloc>(request.name, request.name_len, NAME_MAX)?;
@@ -433,7 +428,7 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     request.tail = NO_ID;
     if request.phase == RESTORE_BEGIN {
         // Another disk may have come under the name.
-        crate::look::settle(2_000);
+        crate::look::settle();
     }
     let r = resolve(&name)?;
     let _control = core().control.lock();
@@ -453,7 +448,8 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
             return if request.phase == RESTORE_WRITE { Err(EBUSY) } else { Ok(()) };
         }
     }
-    let tail = stored_tail(&volume).ok();
+    // Nobody may wait for `turning` as long as the store does not answer.
+    let tail = crate::look::tail(&volume.name)?;
     if let Some(tail) = &tail {
         request.tail = tail.session_id;
     }
@@ -462,7 +458,7 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
             let mut written = volume.foreign.swap(false, Ordering::AcqRel);
             volume.foreign_before.store(written, Ordering::Release);
             if let (Some(image), Some(tail)) = (&volume.image, &tail) {
-                let now = crate::look::mtime(image, 2_000);
+                let now = crate::look::mtime(image);
                 written |= tail.image_mtime_ns != 0 && now != tail.image_mtime_ns;
             }
             let watched = !is_another(&volume, &r)

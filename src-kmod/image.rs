@@ -18,8 +18,6 @@ use kernel::sync::Arc;
 
 /// Loop devices that are looked at when one is searched.
 const LOOPS: u32 = 256;
-/// How long a claim waits for a look at inodes.
-const LOOK_MS: u64 = 2_000;
 
 /// What sysfs says of a loop device.
 fn loop_attribute(disk: &Disk, attribute: &str, buf: &mut [u8]) -> Result<usize> {
@@ -147,7 +145,7 @@ pub(crate) fn find(disk: &Disk) -> Result<Option<Arc<Volume>>> {
     if found.is_some() || !any() {
         return Ok(found);
     }
-    Ok(by_address(look::image(&path, LOOK_MS)?))
+    Ok(by_address(look::image(&path)?))
 }
 
 /// Binds an image to the loop device that shows it now. The caller has the

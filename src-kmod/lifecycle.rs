@@ -3,6 +3,7 @@
 //! Starts and ends sessions, for whoever has the volume's `turning` lock: a
 //! filesystem's claim or release, a raw write, a control call.
 
+use crate::compat::errno;
 use crate::core_state::core;
 use crate::image;
 use crate::look;
@@ -24,8 +25,6 @@ use kernel::sync::Arc;
 
 /// How long a broken session is given to come to its end.
 const AFTER_BREAK_MS: u64 = 2_000;
-/// How long a session's start or end waits for a look at names.
-const LOOK_MS: u64 = 2_000;
 
 /// Why a session is started, and for whom.
 pub(crate) struct Opening {
@@ -75,7 +74,7 @@ fn look_at(disk: &Disk, dev: &Sectors, sector: u64, bytes: u32, scratch: &Scratc
 }
 
 fn image_mtime(volume: &Volume) -> u64 {
-    volume.image.as_ref().map_or(0, |path| look::mtime(path, LOOK_MS))
+    volume.image.as_ref().map_or(0, |path| look::mtime(path))
 }
 
 /// Starts a session. When this comes back all that it needs is there, and
@@ -142,11 +141,8 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
     if bound.partition {
         dev_flags |= DEV_PARTITION;
     }
-    let (loop_offset, loop_sizelimit) = if volume.image.is_some() {
-        (image::loop_number(disk, "offset"), image::loop_number(disk, "sizelimit"))
-    } else {
-        (0, 0)
-    };
+    let (loop_offset, loop_sizelimit) =
+        if volume.image.is_some() { loop_window(disk) } else { (0, 0) };
     let mut inflight = disk.inflight();
     // From here on writes are held.
     volume.arm(&session);
@@ -210,6 +206,18 @@ fn calm_down(disk: &Disk) {
     }
 }
 
+/// Whether the loop device shows another part of its image than at the start.
+fn has_moved(session: &Session) -> bool {
+    let (offset, sizelimit) = loop_window(&session.disk);
+    (*session.beginning.lock())
+        .is_some_and(|b| (b.loop_offset, b.loop_sizelimit) != (offset, sizelimit))
+}
+
+/// A loop device's offset and size limit in its image, in bytes.
+fn loop_window(disk: &Disk) -> (u64, u64) {
+    (image::loop_number(disk, "offset"), image::loop_number(disk, "sizelimit"))
+}
+
 /// Ends a session: nothing is written after it. `there`: the disk is, with the
 /// session's medium, and somebody has it open.
 pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, there: bool) {
@@ -225,6 +233,10 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, there: bool) {
         session.break_with(ETIMEDOUT, dev.start);
         session.quiet.wait(AFTER_BREAK_MS);
     }
+    if there && volume.image.is_some() && has_moved(session) {
+        // The image's sectors were others since then; what was written is not what was saved.
+        session.break_with(errno(kernel::bindings::ESTALE), dev.start);
+    }
     let now = volume.bound.lock().as_ref().map(|b| b.extent());
     if there && now.is_some_and(|now| now.len() < dev.len()) {
         // What was cut off could not be saved.
@@ -236,7 +248,7 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, there: bool) {
         }
         look_at_end(volume, session).ok()
     } else {
-        volume.image.as_ref().and_then(|path| look::image_end(path, session, LOOK_MS))
+        volume.image.as_ref().and_then(|path| look::image_end(path, session))
     };
     let ending = ending.unwrap_or(Ending {
         head_sha256: [0; 32],

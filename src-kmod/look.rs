@@ -10,12 +10,16 @@ use crate::control::CName;
 use crate::core_state::core;
 use crate::lifecycle;
 use crate::live::{Kind, Token};
+use crate::pure::format::Tail;
 use crate::session::{Ending, Session};
 use crate::sys::{self, Event};
 use ::core::sync::atomic::{AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_mutex, Arc, Mutex};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
+
+/// How long a caller waits for the answer.
+const LIMIT_MS: u64 = 2_000;
 
 enum What {
     /// All registered names.
@@ -28,6 +32,8 @@ enum What {
     Image(CName),
     /// What an image holds at the end of its session.
     End(CName, Arc<Session>),
+    /// What the store knows of the last session of the device with this name.
+    Tail(KVec<u8>),
 }
 
 #[pin_data]
@@ -36,6 +42,8 @@ struct Look {
     answer: AtomicU64,
     #[pin]
     ending: Mutex<Option<Ending>>,
+    #[pin]
+    tail: Mutex<Option<KBox<Tail>>>,
     #[pin]
     done: Event,
     #[pin]
@@ -67,6 +75,7 @@ impl WorkItem for Look {
                 let ending = path.as_c_str().and_then(|p| lifecycle::look_at_image(p, session));
                 *this.ending.lock() = ending.ok();
             }
+            What::Tail(name) => *this.tail.lock() = crate::store::read_tail(name).ok(),
             What::Image(path) => {
                 let found = path.as_c_str().and_then(crate::image::same_file);
                 this.answer.store(found.unwrap_or(0), Ordering::Relaxed);
@@ -81,7 +90,8 @@ fn send(what: What) -> Result<Arc<Look>> {
         pin_init!(Look {
             what,
             answer: AtomicU64::new(0),
-            ending <- new_mutex!(None, "bdsnap::Look"),
+            ending <- new_mutex!(None, "bdsnap::Look::ending"),
+            tail <- new_mutex!(None, "bdsnap::Look::tail"),
             done <- Event::new(),
             work <- new_work!("bdsnap::look"),
         }),
@@ -91,42 +101,54 @@ fn send(what: What) -> Result<Arc<Look>> {
     Ok(look)
 }
 
-fn ask(what: What, ms: u64) -> Result<u64> {
+/// A look that is over; ETIMEDOUT if it takes too long.
+fn ask(what: What) -> Result<Arc<Look>> {
     let look = send(what)?;
-    if look.done.wait(ms) {
-        Ok(look.answer.load(Ordering::Relaxed))
+    if look.done.wait(LIMIT_MS) {
+        Ok(look)
     } else {
         Err(ETIMEDOUT)
     }
 }
 
+fn ask_number(what: What) -> Result<u64> {
+    Ok(ask(what)?.answer.load(Ordering::Relaxed))
+}
+
 /// Looks all registered names up again.
-pub(crate) fn settle(ms: u64) {
-    if ask(What::Settle, ms).is_err() {
+pub(crate) fn settle() {
+    if ask(What::Settle).is_err() {
         pr_warn!("looking up names takes long; a mount may go unprotected\n");
     }
 }
 
 /// Modification time in ns since 1970; 0 if it cannot be told in time.
-pub(crate) fn mtime(path: &[u8], ms: u64) -> u64 {
-    CName::new(path).map_or(0, |p| ask(What::Mtime(p), ms).unwrap_or(0))
+pub(crate) fn mtime(path: &[u8]) -> u64 {
+    CName::new(path).map_or(0, |p| ask_number(What::Mtime(p)).unwrap_or(0))
 }
 
 /// The address of the registered image that this file is; 0 if it is none.
 /// ETIMEDOUT if it cannot be told in time.
-pub(crate) fn image(path: &[u8], ms: u64) -> Result<u64> {
-    ask(What::Image(CName::new(path)?), ms)
+pub(crate) fn image(path: &[u8]) -> Result<u64> {
+    ask_number(What::Image(CName::new(path)?))
 }
 
 /// The end of a session of an image whose loop device is gone, as the file
 /// tells it; `None` if it cannot be told in time.
-pub(crate) fn image_end(path: &[u8], session: &Arc<Session>, ms: u64) -> Option<Ending> {
-    let look = send(What::End(CName::new(path).ok()?, session.clone())).ok()?;
-    if look.done.wait(ms) {
-        look.ending.lock().take()
-    } else {
-        None
-    }
+pub(crate) fn image_end(path: &[u8], session: &Arc<Session>) -> Option<Ending> {
+    let look = ask(What::End(CName::new(path).ok()?, session.clone())).ok()?;
+    let ending = look.ending.lock().take();
+    ending
+}
+
+/// What the store knows of the last session of the device with this name; nothing
+/// if that cannot be read.
+pub(crate) fn tail(name: &[u8]) -> Result<Option<KBox<Tail>>> {
+    let mut own = KVec::new();
+    own.extend_from_slice(name, GFP_KERNEL)?;
+    let look = ask(What::Tail(own))?;
+    let tail = look.tail.lock().take();
+    Ok(tail)
 }
 
 /// Removes the hooks if nothing is registered, but not in the caller: it may be

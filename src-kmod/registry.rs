@@ -13,6 +13,7 @@ use crate::pure::plan::Sectors;
 use crate::raw::Gate;
 use crate::session::{errno_of, Session, Summary};
 use crate::sys::{gendisk, BdevInfo, BioView, Disk};
+use ::core::mem::ManuallyDrop;
 use ::core::ptr::null_mut;
 use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
@@ -401,6 +402,34 @@ pub(crate) enum Wait<'a> {
     Gate(&'a Arc<Volume>),
 }
 
+/// A session that a volume records with, by the count in its `life.session`.
+///
+/// # Safety
+///
+/// Only in an RCU read section in which it was read from `Volume::recording`,
+/// and then not null.
+unsafe fn borrow(session: *mut Session) -> ManuallyDrop<Arc<Session>> {
+    // SAFETY: By `Volume`'s invariant it lives through this read section. The
+    // count is not dropped here.
+    ManuallyDrop::new(unsafe { Arc::from_raw(session.cast_const()) })
+}
+
+/// This bio is about to overwrite what is not saved: taints all sessions that
+/// it touches.
+pub(crate) fn taint(bio: &BioView<'_>) {
+    let _rcu = kernel::sync::rcu::read_lock();
+    // SAFETY: The read section keeps a table that was found.
+    let Some(table) = (unsafe { TABLE.load(Ordering::Acquire).as_ref() }) else { return };
+    let Some((on_disk, sectors)) = table.find(bio.disk()).zip(bio.sectors()) else { return };
+    for on in on_disk.volumes.iter().filter(|on| on.sectors.intersect(&sectors).is_some()) {
+        let session = on.volume.recording.load(Ordering::Acquire);
+        if !session.is_null() {
+            // SAFETY: In the read section, and not null.
+            unsafe { borrow(session) }.tainted.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The first that this bio has to wait for, as `take` takes it from the
 /// reference count that the table or the volume holds.
 ///
@@ -424,11 +453,8 @@ pub(crate) unsafe fn find_wait<T>(bio: &BioView<'_>, take: impl Fn(Wait<'_>) -> 
             }
             continue;
         }
-        // SAFETY: By `Volume`'s invariant it lives through this read section.
-        // The borrowed count is the one in `life.session`; it is not dropped
-        // here.
-        let session =
-            unsafe { ::core::mem::ManuallyDrop::new(Arc::from_raw(session.cast_const())) };
+        // SAFETY: The caller is in a read section; `session` is not null.
+        let session = unsafe { borrow(session) };
         if session.kind == Kind::Raw && !volume.wrote.load(Ordering::Relaxed) {
             volume.wrote.store(true, Ordering::Relaxed);
         }

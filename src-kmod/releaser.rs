@@ -59,6 +59,8 @@ fn finish(this: &Arc<Session>, bio: HeldBio) {
             Discard::Absorb => return absorb(this, bio),
             Discard::Pass => {
                 this.tainted.store(true, Ordering::Relaxed);
+                // It passes the others by as well.
+                crate::registry::taint(&bio.view());
                 // Not `send_on`: this session would hold it again.
                 return bio.submit();
             }

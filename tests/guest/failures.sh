@@ -104,6 +104,11 @@ done
 new_store /dev/vdb
 load hold_timeout_ms=3000
 activate /dev/vdc
+full_of /dev/vdd 1
+activate /dev/vdd
+mount /dev/vdd /mnt
+random 1 /mnt/file
+umount /mnt
 name="store hangs"
 mount /dev/vdc /mnt
 overwrite 1 /mnt/file
@@ -114,6 +119,12 @@ took=$(($(milliseconds) - began))
 atmost "$name: not held much longer than the time-out (ms)" 9000 $took
 atleast "$name: but held (ms)" 2000 $took
 is "$name: the status says so" "broken 110" "$(status devices.0.state) $(status devices.0.errno)"
+# Whoever asks for what is in the store has an answer, and holds nobody up.
+echo 3 >/proc/sys/vm/drop_caches
+began=$(milliseconds)
+is "$name: a restore of another device is told so" ETIMEDOUT "$(bdsnap-testtool restore-begin s:/dev/vdd)"
+atmost "$name: soon (ms)" 6000 $(($(milliseconds) - began))
+deactivate /dev/vdd
 try rmmod bdsnap
 is "$name: rmmod is refused" 1 $code
 (

@@ -130,6 +130,21 @@ back "discards" /dev/vda latest
 # ---- Loading and unloading, again and again ----
 
 rmmod bdsnap || not_ok "rmmod with registrations"
+
+# Discards that are passed: whoever loses something by them says so.
+load discard=2
+activate /dev/vdb
+activate /dev/vdb2
+mount /dev/vdb2 /mnt || not_ok "mount"
+fstrim /mnt
+random 1 /mnt/file
+umount /mnt
+is "a discard that passed: the partition's session says so" tainted "$(last state /dev/vdb2)"
+is "and so does the disk's" tainted "$(last state /dev/vdb)"
+deactivate /dev/vdb2
+deactivate /dev/vdb
+rmmod bdsnap || not_ok "rmmod"
+
 for i in 1 2 3 4 5 6 7 8 9 10; do
 	load
 	activate /dev/vda
