@@ -18,8 +18,8 @@ fs_disks() {
 }
 # fs_type KIND: as mount calls it
 fs_type() { echo "${1%%-*}"; }
-# fs_make KIND DISK...
-fs_make() {
+# make_fs KIND DISK...
+make_fs() {
 	case $1 in
 	ext2) mkfs.ext2 -q -F -b 1024 "$2" ;;
 	ext3) mkfs.ext3 -q -F -b 4096 "$2" ;;

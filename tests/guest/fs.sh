@@ -6,7 +6,6 @@
 # what a file system lacks goes to /host/lacks.
 
 . "$(dirname "$0")/lib.sh"
-. "$(dirname "$0")/fs-table.sh"
 load
 # flat_load FOLDER SEED: for file systems without folders
 flat_load() {
@@ -32,7 +31,7 @@ for kind; do
 	# copies WHEN: of all its disks
 	copies() { for i in "${!disks[@]}"; do copy "${disks[i]}" "$kind.$i.$1"; done; }
 
-	fs_make "$kind" "${disks[@]}" || die "$kind: mkfs"
+	make_fs "$kind" "${disks[@]}" || die "$kind: mkfs"
 	sync
 	copies 0
 	for disk in "${disks[@]}"; do activate "$disk" || not_ok "$kind: activate"; done

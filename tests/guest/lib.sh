@@ -35,6 +35,9 @@ try() {
 	[ -z "$out" ] || echo "$out"
 }
 
+# shellcheck source=fs-table.sh
+. "$(dirname "${BASH_SOURCE[0]}")/fs-table.sh"
+
 # Nobody makes their nodes here, so that nothing would load them.
 modprobe -a loop dm-mod
 
@@ -61,15 +64,6 @@ random() { dd if=/dev/urandom of="$2" bs=1M count="$1" status=none; }
 # complete: the last line of each script
 complete() { echo "complete" >&2; }
 
-# make_fs TYPE DEVICE
-make_fs() {
-	case $1 in
-	ext4) mkfs.ext4 -q -F "$2" ;;
-	xfs) mkfs.xfs -q -f "$2" ;;
-	btrfs) mkfs.btrfs -q -f "$2" ;;
-	vfat) mkfs.vfat -F 32 "$2" >/dev/null ;;
-	esac
-}
 # load_on FOLDER SEED [MIB]: writes to a file system in every way there is. What it lacks goes to $work/lacks,
 # a word or two a line.
 load_on() {
@@ -95,7 +89,7 @@ round() {
 session_on() {
 	local name=$1 device=$3
 	copy "$device" "$name.0"
-	mount -t "$2" "$device" /mnt || not_ok "$name: mount"
+	fs_mount "$2" /mnt "$device" || not_ok "$name: mount"
 	load_on /mnt "${4:-1}" 1
 	umount /mnt || not_ok "$name: umount"
 	copy "$device" "$name.1"
