@@ -7,7 +7,7 @@
 . "$(dirname "$0")/../lib.sh"
 
 options=()
-for name in a b c d e f g h; do
+for name in a b c d e f g h i j; do
 	disk vd$name 64M
 	options+=(--disk "$dir/vd$name")
 done
@@ -19,5 +19,5 @@ for file in "$share"/*.a; do
 	equal "as it should be: $name" "$file" "$share/$name.b"
 	pairs=$((pairs + 1))
 done
-[ $pairs -ge 10 ] || not_ok "all pairs: only $pairs"
+[ $pairs -ge 12 ] || not_ok "all pairs: only $pairs"
 exit $failed

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# Raw sessions on /dev/vda to vdh. Copies for the host to compare: NAME.a and NAME.b must be equal.
+# Raw sessions on /dev/vda to vdj. Copies for the host to compare: NAME.a and NAME.b must be equal.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -46,6 +46,35 @@ is "no gap between any of them" "none none none none" "$(gaps $device)"
 is "all closed" "closed closed closed closed" "$(states $device)"
 restored "over-a-raw-session" $device latest~1 first
 restored "back-before-mkfs" $device "$(first $device)" empty
+
+# ---- fsck that replays a journal, as at boot, and resize2fs ----
+
+make_fs ext4 /dev/vdi
+mount /dev/vdi /mnt || not_ok "mount"
+bdsnap-testtool work /mnt/work 1 2 || not_ok "load"
+sync
+random 1 /mnt/last
+sync /mnt/last
+device=/dev/vdj
+# As it is without having been unmounted
+dd if=/dev/vdi of=$device bs=1M iflag=direct oflag=direct status=none
+umount /mnt
+is "a journal to be replayed" 1 "$(dumpe2fs -h $device 2>/dev/null | grep -c needs_recovery)"
+copy $device unclean
+activate $device
+try e2fsck -p $device
+is "fsck has replayed it" 0 "$(dumpe2fs -h $device 2>/dev/null | grep -c needs_recovery)"
+e2fsck -fn $device || not_ok "clean after it"
+settle
+copy $device replayed
+resize2fs $device 40M || not_ok "resize2fs, smaller"
+session $device 2
+resize2fs $device || not_ok "resize2fs, larger"
+settle
+is "fsck, resize2fs and a mount between" "raw raw mount raw" "$(kinds $device)"
+is "a journal replayed: no gap" "none none none none" "$(gaps $device)"
+restored "before-resize2fs" $device "$(column name $device | cut -d ' ' -f 2)" replayed
+restored "before-the-journal-was-replayed" $device "$(first $device)" unclean
 
 # ---- Ways to write, and the end by silence ----
 
@@ -196,6 +225,22 @@ is "a loop device that was let go at once" "raw mount" "$(kinds $image)"
 is "both whole" "closed closed" "$(states $image)"
 is "nothing in between" "none none" "$(gaps $image)"
 restored "an-image-let-go" $image "$(first $image)" third0
+
+# The loop device shows another part of its file while it is mounted.
+image=/snapshot/fourth
+truncate -s 32M $image
+activate $image
+loop=$(losetup -f --show $image)
+bdsnap settle
+make_fs ext4 "$loop"
+mount "$loop" /mnt || not_ok "mount"
+random 1 /mnt/file
+sync
+is "its offset changes" 0 "$(bdsnap-testtool loop-offset "$loop" 4096)"
+umount /mnt || not_ok "umount"
+sleep 1
+is "an image that moved: its session is broken" "broken 116" "$(last state $image) $(last errno $image)"
+losetup -d "$loop"
 
 # ---- Ends of a raw session ----
 

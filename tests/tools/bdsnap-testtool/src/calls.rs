@@ -96,6 +96,7 @@ fn tell(errno: i32) -> Result<()> {
         libc::ENOSYS => "ENOSYS",
         libc::EALREADY => "EALREADY",
         libc::EOPNOTSUPP => "EOPNOTSUPP",
+        libc::ETIMEDOUT => "ETIMEDOUT",
         other => {
             println!("errno {other}");
             return Ok(());
@@ -183,7 +184,43 @@ pub(crate) fn catatonic(dir: &str) -> Result<()> {
     const AUTOFS_IOC_CATATONIC: u32 = 0x9362;
     let dir = std::fs::File::open(dir)?;
     // SAFETY: this ioctl has no argument.
+    tell(last(i64::from(unsafe { libc::ioctl(dir.as_raw_fd(), AUTOFS_IOC_CATATONIC.into(), 0) })))
+}
+
+pub(crate) fn restore_begin(name: &str) -> Result<()> {
+    let name = Argument::parse(name)?;
+    let mut request = ioctl::Restore {
+        version: ioctl::ABI_VERSION,
+        phase: ioctl::RESTORE_BEGIN,
+        name: name.address,
+        name_len: name.len,
+        ..Default::default()
+    };
+    let device = device()?;
+    // SAFETY: the structure is the one of this command, and lives until the call ends.
     tell(last(i64::from(unsafe {
-        libc::ioctl(dir.as_raw_fd(), AUTOFS_IOC_CATATONIC.into(), 0)
+        libc::ioctl(device.as_raw_fd(), ioctl::IOC_RESTORE.into(), &mut request)
+    })))
+}
+
+/// losetup sets an offset only when it sets a device up.
+pub(crate) fn loop_offset(device: &str, bytes: u64) -> Result<()> {
+    const LOOP_SET_STATUS64: u32 = 0x4c04;
+    const LOOP_GET_STATUS64: u32 = 0x4c05;
+    /// Of `lo_offset`, the fourth number in `struct loop_info64`, which has 232 bytes.
+    const OFFSET: usize = 3;
+    let device = std::fs::OpenOptions::new().read(true).write(true).open(device)?;
+    let mut info = [0u64; 29];
+    // SAFETY: `info` is as large as the structure of both commands.
+    let got = last(i64::from(unsafe {
+        libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS64.into(), &mut info)
+    }));
+    if got != 0 {
+        return tell(got);
+    }
+    info[OFFSET] = bytes;
+    // SAFETY: as above.
+    tell(last(i64::from(unsafe {
+        libc::ioctl(device.as_raw_fd(), LOOP_SET_STATUS64.into(), &mut info)
     })))
 }

@@ -13,6 +13,9 @@
 //! original OLD NEW DIR DEVICE   what the original module would leave in DIR, had it watched DEVICE go
 //!                           from what OLD holds to what NEW holds
 //! catatonic DIR             an automounter's folder waits for no daemon any more
+//! fuzz SEED CALLS PASSWORD  so many calls of the control interface at random; says how often each errno came
+//! restore-begin NAME        tells the module that a restore begins, and ends without a word
+//! loop-offset DEVICE BYTES  makes a loop device show another part of its file, mounted or not
 //! ```
 //! NAME and PASSWORD are `s:TEXT`, `hex:BYTES`, `len:N` (so many letters), or pointers: `null`,
 //! `low` (nothing is mapped there), `kernel`, `edge:N` (N letters, then an unmapped page).
@@ -22,6 +25,7 @@
 #![allow(unsafe_code)]
 
 mod calls;
+mod fuzz;
 mod load;
 
 use std::io::{Error, ErrorKind, Read, Result};
@@ -53,6 +57,9 @@ fn run(args: &[&str]) -> Result<()> {
         ["flip", file, offset] => flip(file, number(offset)?),
         ["original", old, new, dir, device] => original(old, new, dir, device),
         ["catatonic", dir] => calls::catatonic(dir),
+        ["fuzz", seed, calls, password] => fuzz::run(number(seed)?, number(calls)?, password),
+        ["restore-begin", name] => calls::restore_begin(name),
+        ["loop-offset", device, bytes] => calls::loop_offset(device, number(bytes)?),
         _ => Err(usage()),
     }
 }
