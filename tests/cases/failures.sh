@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# timeout: 500
+# timeout: 900
 #
 # Whatever happens to the store, the origin's writes go on, and the session does not pass for a whole one.
 
@@ -11,7 +11,7 @@ disk vdb 128M
 disk vdc 96M
 disk vdd 64M
 guest "no complaint, nothing left behind" --store none --disk "$dir/vda" --disk "$dir/vdb" --disk "$dir/vdc" \
-	--disk "$dir/vdd" --timeout 450 -- failures.sh
+	--disk "$dir/vdd" --timeout 850 -- failures.sh
 pairs=0
 for file in "$share"/*.a; do
 	[ -e "$file" ] || continue
