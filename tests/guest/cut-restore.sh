@@ -20,14 +20,9 @@ status_of() {
 	try "$@"
 	say "$key" $code
 }
-# state NAME: of a session; nothing if it is not there
-state() {
-	local i found
-	read -ra found <<<"$(column name /dev/origin)"
-	for i in "${!found[@]}"; do
-		[ "${found[i]}" != "$1" ] || list "sessions.$i.state" /dev/origin
-	done
-}
+# look: reads which sessions there are; state NAME: of one of them, nothing if it is not there
+look() { bdsnap list --json /dev/origin | jq -r '.sessions[] | .name + " " + .state' >"$work/sessions"; }
+state() { sed -n "s/^$1 //p" "$work/sessions"; }
 restore() { bdsnap-restore /dev/origin "$@" --yes; }
 # mounted_again: what a machine that protects the device does when it comes up again. The origin's
 # file system has to come through the cut as well.
@@ -44,16 +39,18 @@ mounted_again() {
 }
 session() {
 	local found
+	look
 	found=$(state "${names[1]}")
 	say state "$found"
 	status_of verify bdsnap verify --all
 	[ -n "$found" ] || return
 	if [ $((n % 2)) = 0 ]; then mounted_again; fi
-	status_of refused restore "${names[1]}"
+	if [ $n -le 2 ]; then status_of refused restore "${names[1]}"; fi
 	status_of restore restore "${names[1]}" --accept-gap
 	if [ "$(</host/"$cut.restore")" = 5 ]; then status_of loss restore "${names[1]}" --accept-gap --accept-loss; fi
 }
 restoring() {
+	look
 	say state "$(state "${names[0]}")"
 	status_of verify bdsnap verify --all
 	case $((n % 3)) in
@@ -73,14 +70,16 @@ restoring() {
 }
 pruning() {
 	local i
+	look
 	status_of verify bdsnap verify --all
 	for i in "${!names[@]}"; do
-		say state$i "$(state "${names[i]}")"
+		say "state$i" "$(state "${names[i]}")"
 		[ -z "$(state "${names[i]}")" ] ||
-			status_of image$i bdsnap-restore /dev/origin "${names[i]}" --accept-gap --to "/host/$cut.$i.image"
+			status_of "image$i" bdsnap-restore /dev/origin "${names[i]}" --accept-gap --to "/host/$cut.$i.image"
 	done
 	status_of again bdsnap-prune --keep-last 1 --min-age 0 --apply
-	say remain "$(column name /dev/origin)"
+	look
+	say remain "$(cut -d " " -f 1 "$work/sessions" | paste -sd " ")"
 	status_of verify-again bdsnap verify --all
 	status_of restore restore "${names[0]}" --accept-gap
 }

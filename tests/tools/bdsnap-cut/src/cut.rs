@@ -94,7 +94,12 @@ pub(crate) fn choose(
     let random = &mut Random(seed);
     let of = |part: &Range<u64>, e: &Entry| part.contains(&e.sector);
     let end = {
-        let any = range.start + random.below(range.len() as u64) as usize;
+        // Before one that is not a mark
+        let real: Vec<usize> = range.clone().filter(|&i| !of(&layout.marks, &entries[i])).collect();
+        let any = match real.len() as u64 {
+            0 => range.start,
+            n => real[random.below(n) as usize],
+        };
         let found = match random.below(3) {
             // Before a flush the cache is at its fullest.
             0 => (any..range.end).find(|&i| entries[i].flush),

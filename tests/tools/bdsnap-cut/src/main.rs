@@ -9,7 +9,7 @@
 //! ```
 //! LOG is what `scripts/vm --log-writes` wrote, of an empty disk. LAYOUT has four numbers, in MiB: where
 //! the origin begins, the store, the marks, and the disk's end (`1,65,254,256`). FROM, TO: the text of a
-//! mark; TO may be `+MS`, so many milliseconds after the first write that comes after FROM. In the guest:
+//! mark; TO may be `+MS`, so many milliseconds after the first write to the origin after FROM. In the guest:
 //!
 //! ```text
 //! mark DEV TEXT     writes a mark on the disk, which is then in the log, too
@@ -93,11 +93,11 @@ impl Recording {
         found.ok_or_else(|| error(format!("no mark '{text}'")))
     }
 
-    /// The first write to origin or store from that request on.
+    /// The first write to the origin from that request on.
     fn first_write(&self, from: usize) -> Result<usize> {
-        let ours = |e: &Entry| e.action != Action::None && !self.layout.marks.contains(&e.sector);
+        let ours = |e: &Entry| e.action != Action::None && self.layout.origin.contains(&e.sector);
         let found = (from..self.entries.len()).find(|&i| ours(&self.entries[i]));
-        found.ok_or_else(|| error("nothing was written"))
+        found.ok_or_else(|| error("the origin was not written"))
     }
 
     /// The time of the last mark among the first `n` requests.
@@ -184,8 +184,7 @@ fn cut(
     let seed = number(seed)?;
     let cut = cut::choose(&recording.entries, first.at..to.at, &recording.layout, seed, flushes);
     recording.build(&cut, disk)?;
-    let begin = recording.first_write(first.at)?;
-    let ms = recording.ms_at(cut.end).saturating_sub(recording.ms_at(begin));
+    let ms = recording.ms_at(cut.end).saturating_sub(first.ms);
     let count = |what: fn(&Left) -> bool| cut.left.iter().filter(|(_, left)| what(left)).count();
     println!(
         "after {ms} ms and {} of {} requests, lost {:?}: {} of {} writes, {} torn",
