@@ -39,7 +39,7 @@ record() {
 holds() { cmp -s -n "$bytes" -i $((1 << 20)):0 "$1" "$2"; }
 
 # cuts FROM:TO:FIRST-LAST[:lies]...: cuts with these seeds between two marks, no seed twice. `lies`: of a disk
-# that may lose what it has flushed; how many of these were noticed comes into `lied`.
+# that has lost what it had flushed; how many of these were noticed comes into `lied`.
 cuts() {
 	local spec from to first last lies cut todo=() batch disks reason
 	lied=0

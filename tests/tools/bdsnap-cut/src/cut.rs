@@ -82,8 +82,8 @@ pub(crate) fn in_cache(entries: &[Entry], end: usize) -> Vec<usize> {
     (flushed..end).filter(|&i| !entries[i].fua && entries[i].action != Action::None).collect()
 }
 
-/// Chooses a cut among the requests `range`. With `flushes` false it is a disk that lies: it may lose
-/// whatever was written since the range's beginning.
+/// Chooses a cut among the requests `range`. With `flushes` false it is a disk that lies: in the second half of the
+/// range it has lost all that was written to the store since the range's beginning.
 pub(crate) fn choose(
     entries: &[Entry],
     range: Range<usize>,
@@ -95,7 +95,9 @@ pub(crate) fn choose(
     let of = |part: &Range<u64>, e: &Entry| part.contains(&e.sector);
     let end = {
         // Before one that is not a mark
-        let real: Vec<usize> = range.clone().filter(|&i| !of(&layout.marks, &entries[i])).collect();
+        let from = if flushes { range.start } else { range.start + range.len() / 2 };
+        let real: Vec<usize> =
+            (from..range.end).filter(|&i| !of(&layout.marks, &entries[i])).collect();
         let any = match real.len() as u64 {
             0 => range.start,
             n => real[random.below(n) as usize],
@@ -110,6 +112,7 @@ pub(crate) fn choose(
         found.unwrap_or(any)
     };
     let mode = match random.below(10) {
+        _ if !flushes => Mode::Store,
         0 => Mode::None,
         1 => Mode::All,
         2 => Mode::Some(10),

@@ -5,7 +5,7 @@
 //! ```text
 //! whole LOG LAYOUT MARK DISK    makes DISK as it was at a mark (`end`: the last request), nothing lost
 //! cut LOG LAYOUT FROM TO SEED DISK [lies]   makes DISK as a power cut between two marks may leave it;
-//!                               prints what it chose. `lies`: the disk may lose what it had flushed
+//!                               prints what it chose. `lies`: the disk has lost what it had flushed of the store
 //! ```
 //! LOG is what `scripts/vm --log-writes` wrote, of an empty disk. LAYOUT has four numbers, in MiB: where
 //! the origin begins, the store, the marks, and the disk's end (`1,65,254,256`). FROM, TO: the text of a
