@@ -6,6 +6,7 @@
 pub mod docs;
 pub mod table;
 
+use std::cell::Cell;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -80,7 +81,8 @@ impl Common {
         if self.quiet || self.no_progress || !io::stderr().is_terminal() {
             Box::new(Silent)
         } else {
-            Box::new(Bar(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())))
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            Box::new(Bar { bar, planned: Cell::new(false) })
         }
     }
 
@@ -104,26 +106,59 @@ pub fn complain(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-/// Shows phases as a bar with the time left.
-struct Bar(ProgressBar);
+/// Shows work as a bar with its speed and the time left: of all phases that
+/// are planned, else of each.
+struct Bar {
+    bar: ProgressBar,
+    planned: Cell<bool>,
+}
+
+impl Bar {
+    fn begin(&self, total: u64) {
+        let style = ProgressStyle::with_template(
+            "{msg:14} {wide_bar} {binary_bytes:>11}/{binary_total_bytes} \
+             {binary_bytes_per_sec:>13} {eta:>4}",
+        );
+        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.bar.reset();
+        self.bar.set_length(total);
+    }
+
+    /// Whether phases follow that are part of the same work.
+    fn goes_on(&self) -> bool {
+        self.planned.get() && self.bar.length().is_some_and(|all| self.bar.position() < all)
+    }
+}
 
 impl Progress for Bar {
+    fn plan(&self, total: u64) {
+        self.planned.set(true);
+        self.begin(total);
+    }
+
     fn phase(&self, name: &str, total: u64) {
-        let style = ProgressStyle::with_template(
-            "{msg:14} {wide_bar} {binary_bytes:>11}/{binary_total_bytes} {eta:>4}",
-        );
-        self.0.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        self.0.reset();
-        self.0.set_length(total);
-        self.0.set_message(name.to_owned());
+        if !self.goes_on() {
+            self.planned.set(false);
+            self.begin(total);
+        }
+        self.bar.set_message(name.to_owned());
     }
 
     fn advance(&self, bytes: u64) {
-        self.0.inc(bytes);
+        self.bar.inc(bytes);
     }
 
     fn finish(&self) {
-        self.0.finish_and_clear();
+        if !self.goes_on() {
+            self.bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        // What went wrong is said where the bar was.
+        self.bar.finish_and_clear();
     }
 }
 

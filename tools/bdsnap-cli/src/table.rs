@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Tables for people: no borders, columns two spaces apart. On a terminal the
-//! last column is wrapped where there is no room for it.
+//! last column is wrapped where there is no room for it, and where that is not
+//! enough columns are left out that can be.
 
 use std::io::IsTerminal;
 
 use comfy_table::{presets, CellAlignment, ColumnConstraint, ContentArrangement};
 pub use comfy_table::{Cell, Color, Table};
 
-/// The last column is not made narrower than this.
+/// The last column is not made narrower than this, if it needs as much.
 const LAST_MIN: u16 = 24;
 
 /// A table with these headings.
@@ -36,11 +37,12 @@ pub fn terminal_width() -> Option<u16> {
 /// The finished text for standard output: aligned, without blanks at the ends
 /// of lines.
 pub fn finish(table: Table, right: &[usize]) -> String {
-    fit(table, right, terminal_width())
+    fit(table, right, &[], terminal_width())
 }
 
-/// As [`finish`], for so many columns of a terminal.
-pub fn fit(mut table: Table, right: &[usize], width: Option<u16>) -> String {
+/// As [`finish`], for so many columns of a terminal; where they are too few,
+/// the table's columns `spare` are left out one after the other.
+pub fn fit(mut table: Table, right: &[usize], spare: &[usize], width: Option<u16>) -> String {
     let last = table.column_count().saturating_sub(1);
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -52,9 +54,19 @@ pub fn fit(mut table: Table, right: &[usize], width: Option<u16>) -> String {
         }
     }
     if let Some(width) = width {
-        let others: u16 = table.column_max_content_widths()[..last].iter().map(|w| w + 2).sum();
-        let room = width.saturating_sub(others);
-        if room >= LAST_MIN {
+        let widths = table.column_max_content_widths();
+        let last_min = widths.get(last).map_or(LAST_MIN, |w| LAST_MIN.min(*w));
+        let mut others: u16 = widths[..last].iter().map(|w| w + 2).sum();
+        for &index in spare.iter().filter(|i| **i < last) {
+            if width.saturating_sub(others) >= last_min {
+                break;
+            }
+            others -= widths[index] + 2;
+            if let Some(column) = table.column_mut(index) {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
+        }
+        if width.saturating_sub(others) >= last_min {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
             if let Some(column) = table.column_mut(last) {
                 column.set_padding((0, 0));
@@ -84,13 +96,18 @@ mod tests {
             ]);
             t
         };
-        let wide = fit(table(), &[1], None);
+        let wide = fit(table(), &[1], &[], None);
         assert_eq!(wide.lines().count(), 2);
-        let narrow = fit(table(), &[1], Some(64));
+        let narrow = fit(table(), &[1], &[], Some(64));
         assert_eq!(narrow.lines().count(), 3, "{narrow}");
         assert!(narrow.lines().all(|l| l.chars().count() <= 64), "{narrow}");
         assert!(narrow.contains("a-long-name-of-a-session"));
         // No room at all: the terminal wraps, nothing is lost.
-        assert_eq!(fit(table(), &[1], Some(30)), wide);
+        assert_eq!(fit(table(), &[1], &[], Some(30)), wide);
+        // What can be left out is, as little as possible.
+        let spared = fit(table(), &[1], &[1, 0], Some(51));
+        assert!(spared.starts_with("NAME") && !spared.contains("SIZE"), "{spared}");
+        assert!(spared.lines().all(|l| l.chars().count() <= 51), "{spared}");
+        assert_eq!(fit(table(), &[1], &[1, 0], Some(200)), wide);
     }
 }

@@ -182,8 +182,12 @@ impl Chain {
                 let mut recorded = (0..self.sessions.len())
                     .rev()
                     .filter(|&i| self.sessions[i].header.kind != SessionKind::Undo);
-                recorded.nth(*n).ok_or_else(|| {
-                    Error::not_found(format!("the device has no session latest~{n}"))
+                let there = recorded.clone().count();
+                recorded.nth(*n).ok_or_else(|| match there {
+                    0 => Error::not_found("the store has no sessions of this device")
+                        .hint("'bdsnap list' shows what there is, and of which devices"),
+                    _ => Error::not_found(format!("the device has no session latest~{n}"))
+                        .hint(format!("the oldest is latest~{}", there - 1)),
                 })
             }
             Selector::Undo => self

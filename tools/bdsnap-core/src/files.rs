@@ -303,9 +303,9 @@ impl Files {
             };
             let same = (b.what, b.size) == (a.what, a.size)
                 && (b.what == "directory" || b.modified == a.modified);
-            let change = if !same {
-                Change::Changed
-            } else if content && b.what == "file" && !self.same_content(later, &path, stop)? {
+            let differ =
+                !same || content && b.what == "file" && !self.same_content(later, &path, stop)?;
+            let change = if differ {
                 Change::Changed
             } else if (b.mode, b.uid, b.gid) != (a.mode, a.uid, a.gid) {
                 Change::Attributes

@@ -20,7 +20,7 @@ use bdsnap_abi::format::{
 use crate::chain::{self, Break};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
-use crate::notes::HOLDS_NAME;
+use crate::notes::{HOLDS_NAME, TAGS_NAME};
 use crate::plan::{self, Extent, Source};
 use crate::progress::{Progress, Silent, Stop};
 use crate::session::Session;
@@ -302,11 +302,12 @@ pub fn write(
     bdsnap_abi::meta::write_json(&mut text, &header, &status, &fs_type(first), saved_bytes)
         .map_err(|e| Error::other(format!("cannot write {META_NAME}: {e}")))?;
     fsutil::replace(&dir.join(META_NAME), text.as_bytes(), 0o600)?;
-    let holds = dir.join(HOLDS_NAME);
-    match fsutil::read_small(&first.path.join(HOLDS_NAME), 1 << 20) {
-        Ok(bytes) => fsutil::replace(&holds, &bytes, 0o600)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e).on("read", &first.path.join(HOLDS_NAME)),
+    for name in [HOLDS_NAME, TAGS_NAME] {
+        match fsutil::read_small(&first.path.join(name), 1 << 20) {
+            Ok(bytes) => fsutil::replace(&dir.join(name), &bytes, 0o600)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).on("read", &first.path.join(name)),
+        }
     }
     fsutil::sync_dir(dir)
 }

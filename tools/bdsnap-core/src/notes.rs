@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the tools note beside a session's own files: holds, and how its
+//! What the tools note beside a session's own files: holds, tags, and how its
 //! verification went. The module knows nothing of these files.
 
 use std::io;
@@ -16,10 +16,12 @@ use crate::store::Store;
 
 /// Name of the file with a session's holds.
 pub const HOLDS_NAME: &str = "holds.json";
+/// Name of the file with a session's tags.
+pub const TAGS_NAME: &str = "tags.json";
 /// Name of the file with the result of its verification.
 pub const VERIFIED_NAME: &str = "verified.json";
 const NOTE_MAX: usize = 1 << 20;
-const HOLD_MAX: usize = 100;
+const NAME_MAX: usize = 100;
 
 /// Somebody wants a session to stay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +36,12 @@ pub struct Hold {
 struct Holds {
     schema_version: u32,
     holds: Vec<Hold>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Tags {
+    schema_version: u32,
+    tags: Vec<String>,
 }
 
 /// How the last verification of a session went.
@@ -87,22 +95,34 @@ pub fn holds(session: &Path) -> Result<Vec<Hold>> {
     Ok(read::<Holds>(&session.join(HOLDS_NAME))?.map(|h| h.holds).unwrap_or_default())
 }
 
-/// Whether a name may be that of a hold.
-fn check_name(name: &str) -> Result<()> {
+/// A session's tags.
+pub fn tags(session: &Path) -> Result<Vec<String>> {
+    Ok(read::<Tags>(&session.join(TAGS_NAME))?.map(|t| t.tags).unwrap_or_default())
+}
+
+/// Whether a name may be that of a hold or tag (`what`).
+fn check_name(what: &str, name: &str) -> Result<()> {
     let harmless = crate::text::escape(name.as_bytes()) == name && !name.contains(',');
-    if name.is_empty() || name.len() > HOLD_MAX || !harmless {
+    if name.is_empty() || name.len() > NAME_MAX || !harmless {
         return Err(Error::new(
             Kind::Usage,
-            "a hold's name has 1 to 100 printable characters and no comma or backslash",
+            format!("a {what} has 1 to {NAME_MAX} printable characters, no comma or backslash"),
         ));
     }
     Ok(())
 }
 
+/// Reads tags that are separated by commas.
+pub fn parse_tags(list: &str) -> Result<Vec<String>> {
+    list.split(',')
+        .map(|tag| check_name("tag", tag.trim()).map(|()| tag.trim().to_owned()))
+        .collect()
+}
+
 /// Adds a hold. False if there is one of that name.
 pub fn hold(store: &Store, session: &Session, name: &str) -> Result<bool> {
-    check_name(name)?;
-    change(store, session, |holds| {
+    check_name("hold", name)?;
+    change_holds(store, session, |holds| {
         let new = holds.iter().all(|h| h.name != name);
         if new {
             holds.push(Hold { name: name.into(), since: crate::text::rfc3339(fsutil::now_ns()) });
@@ -113,15 +133,60 @@ pub fn hold(store: &Store, session: &Session, name: &str) -> Result<bool> {
 
 /// Takes a hold away. False if there is none of that name.
 pub fn release(store: &Store, session: &Session, name: &str) -> Result<bool> {
-    change(store, session, |holds| {
+    change_holds(store, session, |holds| {
         let before = holds.len();
         holds.retain(|h| h.name != name);
         holds.len() < before
     })
 }
 
-fn change(store: &Store, session: &Session, edit: impl Fn(&mut Vec<Hold>) -> bool) -> Result<bool> {
-    // Alone: a session that is being removed cannot be held any more.
+fn change_holds(
+    store: &Store,
+    session: &Session,
+    edit: impl Fn(&mut Vec<Hold>) -> bool,
+) -> Result<bool> {
+    change(store, session, HOLDS_NAME, holds, edit, |holds| Holds { schema_version: 1, holds })
+}
+
+/// Adds a tag. False if there is one of that name.
+pub fn tag(store: &Store, session: &Session, name: &str) -> Result<bool> {
+    check_name("tag", name)?;
+    change_tags(store, session, |tags| {
+        let new = tags.iter().all(|t| t != name);
+        if new {
+            tags.push(name.into());
+        }
+        new
+    })
+}
+
+/// Takes a tag away. False if there is none of that name.
+pub fn untag(store: &Store, session: &Session, name: &str) -> Result<bool> {
+    change_tags(store, session, |tags| {
+        let before = tags.len();
+        tags.retain(|t| t != name);
+        tags.len() < before
+    })
+}
+
+fn change_tags(
+    store: &Store,
+    session: &Session,
+    edit: impl Fn(&mut Vec<String>) -> bool,
+) -> Result<bool> {
+    change(store, session, TAGS_NAME, tags, edit, |tags| Tags { schema_version: 1, tags })
+}
+
+/// Changes a list in a file of a session; an empty one is no file.
+fn change<T, F: Serialize>(
+    store: &Store,
+    session: &Session,
+    file: &str,
+    read: impl Fn(&Path) -> Result<Vec<T>>,
+    edit: impl Fn(&mut Vec<T>) -> bool,
+    document: impl Fn(Vec<T>) -> F,
+) -> Result<bool> {
+    // Alone: a session that is being removed cannot be changed any more.
     let _alone = store.lock_alone()?;
     let is_there = Session::read(&session.path, &session.dir)
         .is_ok_and(|s| s.header.session_id == session.header.session_id);
@@ -129,16 +194,16 @@ fn change(store: &Store, session: &Session, edit: impl Fn(&mut Vec<Hold>) -> boo
         let name = crate::text::escape(&session.dir);
         return Err(Error::not_found(format!("session {name} has been removed")));
     }
-    let mut holds = holds(&session.path)?;
-    if !edit(&mut holds) {
+    let mut list = read(&session.path)?;
+    if !edit(&mut list) {
         return Ok(false);
     }
-    let path = session.path.join(HOLDS_NAME);
-    if holds.is_empty() {
+    let path = session.path.join(file);
+    if list.is_empty() {
         std::fs::remove_file(&path).on("remove", &path)?;
         fsutil::sync_dir(&session.path)?;
     } else {
-        write(&path, &Holds { schema_version: 1, holds })?;
+        write(&path, &document(list))?;
     }
     Ok(true)
 }
@@ -159,7 +224,7 @@ pub fn set_verified(session: &Session, verified: Verified) -> Result<()> {
 /// A file in a session's directory that is none of ours.
 pub fn stranger(session: &Path) -> Result<Option<Vec<u8>>> {
     use std::os::unix::ffi::OsStrExt;
-    const OURS: [&str; 5] = [MAP_NAME, DAT_NAME, META_NAME, HOLDS_NAME, VERIFIED_NAME];
+    const OURS: [&str; 6] = [MAP_NAME, DAT_NAME, META_NAME, HOLDS_NAME, TAGS_NAME, VERIFIED_NAME];
     for entry in session.read_dir().on("read", session)? {
         let entry = entry.on("read", session)?;
         let name = entry.file_name();

@@ -121,7 +121,9 @@ fn push(out: &mut Vec<Extent>, extent: Extent) {
 
 /// The extents that overlap `start..end`, cut to it.
 pub fn within(extents: &[Extent], start: u64, end: u64) -> impl Iterator<Item = Extent> + '_ {
-    let from = extents.partition_point(|e| e.end() <= start);
+    // Nothing overlaps an empty range, though one may begin before it and end after it.
+    let from =
+        if start < end { extents.partition_point(|e| e.end() <= start) } else { extents.len() };
     extents[from..].iter().take_while(move |e| e.start < end).map(move |e| e.part(start, end))
 }
 
@@ -142,7 +144,8 @@ mod tests {
         assert_eq!(cut(all.clone(), 1536), [extent(0, 512), extent(1024, 512)]);
         assert_eq!(cut(all.clone(), 1024), [extent(0, 512)]);
         assert_eq!(cut(all.clone(), 1 << 20), all);
-        assert!(cut(all, 0).is_empty());
+        assert!(cut(all.clone(), 0).is_empty());
+        assert_eq!(within(&all, 1024, 1024).count() + within(&all, 1500, 1500).count(), 0);
     }
 
     /// Runs of a naive session: which units it holds.

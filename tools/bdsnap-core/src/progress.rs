@@ -8,6 +8,9 @@ use crate::error::{Error, Kind, Result};
 
 /// Told about phases of work; the front ends show it.
 pub trait Progress {
+    /// Several phases follow, of so much work in bytes in all. Without this, or
+    /// after that much, each phase is by itself.
+    fn plan(&self, _total: u64) {}
     /// A phase begins; `total` is its amount of work in bytes.
     fn phase(&self, name: &str, total: u64);
     /// So many bytes more are done.

@@ -8,6 +8,7 @@
 //! The oldest sessions of a device go as they are.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
@@ -25,7 +26,7 @@ use crate::notes;
 use crate::policy::Policies;
 use crate::progress::{Progress, Stop};
 use crate::restore::journal;
-use crate::retention::{self, Candidate, Class, Decision, Reason, Setting, Size, Spare};
+use crate::retention::{self, Candidate, Class, Decision, Policy, Reason, Setting, Size, Spare};
 use crate::session::Session;
 use crate::store::{Item, Store};
 use crate::text;
@@ -186,8 +187,7 @@ pub struct Prepared<'a> {
     /// What it will do.
     pub plan: Plan,
     store: &'a Store,
-    /// By device, oldest first.
-    sessions: Vec<Session>,
+    sorted: Sorted,
     bytes: Vec<u64>,
     steps: Vec<Step>,
     expired: Vec<Op>,
@@ -271,6 +271,134 @@ fn class(s: &Session) -> Class {
     }
 }
 
+/// The sessions of a store by device, oldest first.
+#[derive(Debug)]
+struct Sorted {
+    sessions: Vec<Session>,
+    /// The places of each device's.
+    chains: Vec<Range<usize>>,
+    /// What is none of ours, or cannot be read.
+    others: Vec<Item>,
+}
+
+impl Sorted {
+    fn of(store: &Store, items: Vec<Item>) -> Self {
+        let mut others = Vec::new();
+        let mut sessions = Vec::new();
+        for item in items {
+            match item {
+                Item::Session(s) => sessions.push(*s),
+                other => others.push(other),
+            }
+        }
+        let mut keys: BTreeMap<Vec<u8>, DeviceKey> = BTreeMap::new();
+        for s in &sessions {
+            let name = s.header.name();
+            if !keys.contains_key(name) {
+                keys.insert(name.to_vec(), device_key(name));
+            }
+        }
+        unify(store, &sessions, &mut keys);
+        let key = |s: &Session| keys.get(s.header.name()).cloned();
+        sessions.sort_by_cached_key(|s| (key(s), s.header.chain_seq, s.header.start_ns));
+        let mut chains = Vec::new();
+        let mut from = 0;
+        for to in 1..=sessions.len() {
+            if to == sessions.len() || key(&sessions[to]) != key(&sessions[from]) {
+                chains.push(from..to);
+                from = to;
+            }
+        }
+        Self { sessions, chains, others }
+    }
+
+    /// What the rules say of each session, and the rules of each device.
+    fn decide(
+        &self,
+        policies: &Policies,
+        setting: &Setting,
+        status: Option<&ModuleStatus>,
+    ) -> (Vec<Decision>, Vec<Policy>) {
+        let mut decisions = Vec::with_capacity(self.sessions.len());
+        let mut policy_of = Vec::new();
+        for chain in &self.chains {
+            let list = &self.sessions[chain.clone()];
+            let names: Vec<&[u8]> = list.last().map(|s| s.header.name()).into_iter().collect();
+            let policy = policies.of(&names);
+            let candidates: Vec<Candidate> = list.iter().map(|s| candidate(s, status)).collect();
+            decisions.extend(retention::decide(&policy, &candidates, setting));
+            policy_of.push(policy);
+        }
+        (decisions, policy_of)
+    }
+
+    /// Keeps what others than rules need.
+    fn protect(&self, store: &Store, decisions: &mut [Decision]) -> Result<()> {
+        let wanted = wanted_by_restores(store)?;
+        for (s, d) in self.sessions.iter().zip(decisions) {
+            if wanted.contains(&text::hex(&s.header.session_id)) {
+                let text = "an interrupted restore goes on with it".to_owned();
+                d.reasons.push(Reason { rule: "restore", text, firm: true });
+            }
+            if let Some(stranger) = notes::stranger(&s.path)? {
+                let text = format!("there is a foreign file in it: {}", text::escape(&stranger));
+                d.reasons.push(Reason { rule: "stranger", text, firm: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// How many bytes `steps` free, when sessions take `bytes`, and whether that
+    /// is exact: of merges, only the index tells what they will take.
+    fn freed(&self, steps: &[Step], bytes: &[u64]) -> Result<(u64, bool)> {
+        let mut freed: u64 = 0;
+        for step in steps {
+            let before: u64 = step.sessions.iter().chain(&step.into).map(|&i| bytes[i]).sum();
+            let after = match step.into {
+                None => 0,
+                Some(into) => {
+                    let (map, dat) = merge::predict(&self.merged(into, step))?;
+                    let block = |n: u64| n.div_ceil(4096) * 4096;
+                    block(map) + block(dat) + 3 * 4096
+                }
+            };
+            freed += before.saturating_sub(after);
+        }
+        Ok((freed, steps.iter().all(|s| s.into.is_none())))
+    }
+
+    /// What a merge is made of, oldest first.
+    fn merged(&self, into: usize, step: &Step) -> Vec<&Session> {
+        let all = std::iter::once(into).chain(step.sessions.iter().copied());
+        all.map(|i| &self.sessions[i]).collect()
+    }
+
+    /// As lines of a plan.
+    fn lines(
+        &self,
+        decisions: Vec<Decision>,
+        actions: &[(Action, Option<usize>)],
+        bytes: &[u64],
+        status: Option<&ModuleStatus>,
+    ) -> Vec<Line> {
+        let rest = decisions.into_iter().zip(actions).zip(bytes);
+        let lines = self.sessions.iter().zip(rest).map(|(s, ((d, (action, into)), bytes))| Line {
+            name: text::lossy(&s.dir),
+            session_id: Some(text::hex(&s.header.session_id)),
+            device: Some(text::lossy(s.header.name())),
+            state: s.view(chain::is_live(s, status)).as_str(),
+            kind: Some(s.header.kind.as_str()),
+            start: Some(text::rfc3339(s.header.start_ns)),
+            bytes: *bytes,
+            action: *action,
+            into: into.map(|i: usize| text::lossy(&self.sessions[i].dir)),
+            reasons: d.reasons,
+            misses: d.misses,
+        });
+        lines.chain(self.others.iter().map(untouched)).collect()
+    }
+}
+
 /// Makes the plan.
 pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Result<Prepared<'a>> {
     let Request { store, policies, clock, .. } = *request;
@@ -278,37 +406,10 @@ pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Resul
     // one that ends in between is looked at again.
     let mut items = store.items()?;
     let status = module.map(Control::status).transpose()?;
-    store.look_again(&mut items, status.as_ref());
-
-    let mut others = Vec::new();
-    let mut sessions = Vec::new();
-    for item in items {
-        match item {
-            Item::Session(s) => sessions.push(*s),
-            other => others.push(other),
-        }
-    }
-    let mut keys: BTreeMap<Vec<u8>, DeviceKey> = BTreeMap::new();
-    for s in &sessions {
-        let name = s.header.name();
-        if !keys.contains_key(name) {
-            keys.insert(name.to_vec(), device_key(name));
-        }
-    }
-    unify(store, &sessions, &mut keys);
-    let key = |s: &Session| keys.get(s.header.name()).cloned();
-    sessions.sort_by_cached_key(|s| (key(s), s.header.chain_seq, s.header.start_ns));
-    let groups: Vec<std::ops::Range<usize>> = {
-        let mut groups = Vec::new();
-        let mut from = 0;
-        for to in 1..=sessions.len() {
-            if to == sessions.len() || key(&sessions[to]) != key(&sessions[from]) {
-                groups.push(from..to);
-                from = to;
-            }
-        }
-        groups
-    };
+    let status = status.as_ref();
+    store.look_again(&mut items, status);
+    let sorted = Sorted::of(store, items);
+    let sessions = &sorted.sessions;
 
     let doubt = clock.doubt(sessions.iter()).filter(|_| !request.trust_clock);
     let setting = Setting {
@@ -316,34 +417,9 @@ pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Resul
         zone: request.zone.clone(),
         allow_empty: request.allow_empty,
     };
-    let mut decisions = Vec::with_capacity(sessions.len());
-    let mut policy_of = Vec::new();
-    for group in &groups {
-        let list = &sessions[group.clone()];
-        let names: Vec<&[u8]> = list.last().map(|s| s.header.name()).into_iter().collect();
-        let policy = policies.of(&names);
-        let candidates: Vec<Candidate> =
-            list.iter().map(|s| candidate(s, status.as_ref())).collect();
-        decisions.extend(retention::decide(&policy, &candidates, &setting));
-        policy_of.push(policy);
-    }
-    let wanted = wanted_by_restores(store)?;
-    for (s, d) in sessions.iter().zip(&mut decisions) {
-        if wanted.contains(&text::hex(&s.header.session_id)) {
-            let text = "an interrupted restore goes on with it".to_owned();
-            d.reasons.push(Reason { rule: "restore", text, firm: true });
-        }
-        if let Some(stranger) = notes::stranger(&s.path)? {
-            let name = text::escape(&stranger);
-            d.reasons.push(Reason {
-                rule: "stranger",
-                text: format!("there is a foreign file in it: {name}"),
-                firm: true,
-            });
-        }
-    }
+    let (mut decisions, policy_of) = sorted.decide(policies, &setting, status);
+    sorted.protect(store, &mut decisions)?;
 
-    let mut notes = Vec::new();
     let mut bytes: Vec<u64> = sessions.iter().map(|s| s.stored_bytes).collect();
     let limits = policies.max_size.is_some()
         || policies.min_free.is_some()
@@ -353,79 +429,29 @@ pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Resul
             bytes[i] = s.bytes_on_disk()?;
         }
     }
-    let trash = Trash::list(store)?;
-    let (mut expired, mut trashed): (Vec<Op>, Vec<Op>) =
-        trash.into_iter().partition(|op| op.until_ns() <= clock.now_ns);
-    let mut trash_ns = policies.trash.0;
+    let (expired, trashed): (Vec<Op>, Vec<Op>) =
+        Trash::list(store)?.into_iter().partition(|op| op.until_ns() <= clock.now_ns);
+    let mut limited = Limited { expired, trashed, notes: Vec::new(), rushed: false };
     if limits && doubt.is_none() {
-        let room = Room { sessions: &sessions, bytes: &bytes, groups: &groups, store };
-        let rushed = room.make(
-            policies,
-            &policy_of,
-            &mut decisions,
-            &mut expired,
-            &mut trashed,
-            &mut notes,
-        )?;
-        if rushed {
-            trash_ns = 0;
-            notes.push("space is needed: what is removed does not stay in the trash".into());
-        }
+        let room = Room { sessions, bytes: &bytes, groups: &sorted.chains, store };
+        room.make(policies, &policy_of, &mut decisions, &mut limited)?;
     }
+    let Limited { expired, notes, rushed, .. } = limited;
+    let trash_ns = if rushed { 0 } else { policies.trash.0 };
 
     let mut steps = Vec::new();
     let mut actions = vec![(Action::Keep, None); sessions.len()];
-    for group in &groups {
-        plan_chain(&sessions, group.clone(), &mut decisions, &mut actions, &mut steps);
+    for chain in &sorted.chains {
+        plan_chain(sessions, chain.clone(), &mut decisions, &mut actions, &mut steps);
     }
-    // Of merges, only the index tells what they will take.
-    let mut freed: u64 = 0;
-    let mut exact = true;
-    for step in &steps {
-        let before: u64 = step.sessions.iter().chain(&step.into).map(|&i| bytes[i]).sum();
-        let after = match step.into {
-            None => 0,
-            Some(into) => {
-                exact = false;
-                let all: Vec<&Session> = std::iter::once(into)
-                    .chain(step.sessions.iter().copied())
-                    .map(|i| &sessions[i])
-                    .collect();
-                let (map, dat) = merge::predict(&all)?;
-                let block = |n: u64| n.div_ceil(4096) * 4096;
-                block(map) + block(dat) + 3 * 4096
-            }
-        };
-        freed += before.saturating_sub(after);
-    }
-
+    let (freed_bytes, exact) = sorted.freed(&steps, &bytes)?;
     let count = |a: Action| actions.iter().filter(|(b, _)| *b == a).count() as u64;
-    let mut lines: Vec<Line> = sessions
-        .iter()
-        .zip(decisions)
-        .zip(&actions)
-        .zip(&bytes)
-        .map(|(((s, d), (action, into)), bytes)| Line {
-            name: text::lossy(&s.dir),
-            session_id: Some(text::hex(&s.header.session_id)),
-            device: Some(text::lossy(s.header.name())),
-            state: s.view(chain::is_live(s, status.as_ref())).as_str(),
-            kind: Some(s.header.kind.as_str()),
-            start: Some(text::rfc3339(s.header.start_ns)),
-            bytes: *bytes,
-            action: *action,
-            into: into.map(|i: usize| text::lossy(&sessions[i].dir)),
-            reasons: d.reasons,
-            misses: d.misses,
-        })
-        .collect();
-    lines.extend(others.iter().map(untouched));
     let plan = Plan {
         now: text::rfc3339(clock.now_ns),
-        sessions: lines,
         removed: count(Action::Remove),
         merged: count(Action::Merge),
-        freed_bytes: freed,
+        sessions: sorted.lines(decisions, &actions, &bytes, status),
+        freed_bytes,
         exact,
         trash_seconds: trash_ns / 1_000_000_000,
         expired: expired.iter().map(Op::name).collect(),
@@ -433,7 +459,7 @@ pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Resul
         clock: doubt,
         notes,
     };
-    Ok(Prepared { plan, store, sessions, bytes, steps, expired, now_ns: clock.now_ns, trash_ns })
+    Ok(Prepared { plan, store, sorted, bytes, steps, expired, now_ns: clock.now_ns, trash_ns })
 }
 
 /// The sessions that interrupted restores need to be resumed or undone.
@@ -450,11 +476,16 @@ fn wanted_by_restores(store: &Store) -> Result<std::collections::BTreeSet<String
 }
 
 fn candidate(s: &Session, status: Option<&ModuleStatus>) -> Candidate {
-    let holds = match notes::holds(&s.path) {
-        Ok(holds) => holds.into_iter().map(|h| h.name).collect(),
-        // Somebody wanted something.
-        Err(e) => vec![format!("({})", e.message)],
-    };
+    // Of what cannot be read: somebody wanted something.
+    let (mut holds, mut tags) = (Vec::new(), Vec::new());
+    match notes::holds(&s.path) {
+        Ok(all) => holds.extend(all.into_iter().map(|h| h.name)),
+        Err(e) => holds.push(format!("({})", e.message)),
+    }
+    match notes::tags(&s.path) {
+        Ok(all) => tags = all,
+        Err(e) => holds.push(format!("({})", e.message)),
+    }
     Candidate {
         name: text::lossy(&s.dir),
         seq: s.header.chain_seq,
@@ -462,6 +493,7 @@ fn candidate(s: &Session, status: Option<&ModuleStatus>) -> Candidate {
         class: class(s),
         recording: chain::is_live(s, status),
         holds,
+        tags,
     }
 }
 
@@ -495,7 +527,7 @@ fn untouched(item: &Item) -> Line {
 /// Decides how each session of one chain goes.
 fn plan_chain(
     sessions: &[Session],
-    group: std::ops::Range<usize>,
+    group: Range<usize>,
     decisions: &mut [Decision],
     actions: &mut [(Action, Option<usize>)],
     steps: &mut Vec<Step>,
@@ -551,8 +583,19 @@ fn plan_chain(
 struct Room<'a> {
     sessions: &'a [Session],
     bytes: &'a [u64],
-    groups: &'a [std::ops::Range<usize>],
+    groups: &'a [Range<usize>],
     store: &'a Store,
+}
+
+/// What limits of space have changed beside the sessions.
+struct Limited {
+    /// What goes from the trash.
+    expired: Vec<Op>,
+    /// What stays there.
+    trashed: Vec<Op>,
+    notes: Vec<String>,
+    /// What is removed has to be gone at once.
+    rushed: bool,
 }
 
 impl Room<'_> {
@@ -587,85 +630,95 @@ impl Room<'_> {
         missing
     }
 
-    fn kept_bytes(&self, decisions: &[Decision], group: std::ops::Range<usize>) -> u64 {
+    fn kept_bytes(&self, decisions: &[Decision], group: Range<usize>) -> u64 {
         group.filter(|&i| decisions[i].kept()).map(|i| self.bytes[i]).sum()
     }
 
-    /// Whether what is removed has to be gone at once.
+    /// Lets go what limits of space need.
     fn make(
         &self,
         policies: &Policies,
-        policy_of: &[crate::retention::Policy],
+        policy_of: &[Policy],
         decisions: &mut [Decision],
-        expired: &mut Vec<Op>,
-        trashed: &mut Vec<Op>,
-        notes: &mut Vec<String>,
-    ) -> Result<bool> {
+        limited: &mut Limited,
+    ) -> Result<()> {
         let fs = rustix::fs::statvfs(self.store.path()).on("examine", self.store.path())?;
         let total = fs.f_blocks.saturating_mul(fs.f_frsize);
-        let of = |s: Size| s.of(total);
-        for (g, policy) in policy_of.iter().enumerate() {
+        for (device, policy) in policy_of.iter().enumerate() {
             if let Some(max) = policy.max_size {
-                let used = self.kept_bytes(decisions, self.groups[g].clone());
-                let spares = self.spares(decisions, &[g]);
-                let why = format!("max-size: the device's sessions take more than {max}");
-                let missing = self.remove(&spares, used.saturating_sub(of(max)), &why, decisions);
-                if missing > 0 {
-                    notes.push(format!(
-                        "{} over the device's max-size stay: what is left must not go",
-                        text::size(missing)
-                    ));
-                }
+                self.within(&[device], max, total, "the device's", decisions, limited);
             }
         }
         let every: Vec<usize> = (0..self.groups.len()).collect();
         if let Some(max) = policies.max_size {
-            let used = self.kept_bytes(decisions, 0..self.sessions.len());
-            let spares = self.spares(decisions, &every);
-            let why = format!("max-size: all sessions take more than {max}");
-            let missing = self.remove(&spares, used.saturating_sub(of(max)), &why, decisions);
-            if missing > 0 {
-                notes.push(format!(
-                    "{} over max-size stay: what is left must not go",
-                    text::size(missing)
-                ));
-            }
+            self.within(&every, max, total, "all", decisions, limited);
         }
-        let Some(min) = policies.min_free else { return Ok(false) };
-        let free = fs.f_bavail.saturating_mul(fs.f_frsize);
-        let mut lack = of(min).saturating_sub(free);
+        if let Some(min) = policies.min_free {
+            let free = fs.f_bavail.saturating_mul(fs.f_frsize);
+            self.make_free(min, min.of(total).saturating_sub(free), &every, decisions, limited);
+        }
+        Ok(())
+    }
+
+    /// Until the sessions of some devices (`whose`) take no more than `max`.
+    fn within(
+        &self,
+        devices: &[usize],
+        max: Size,
+        total: u64,
+        whose: &str,
+        decisions: &mut [Decision],
+        limited: &mut Limited,
+    ) {
+        let chains = devices.iter().map(|&d| self.groups[d].clone());
+        let used: u64 = chains.map(|c| self.kept_bytes(decisions, c)).sum();
+        let spares = self.spares(decisions, devices);
+        let why = format!("max-size: {whose} sessions take more than {max}");
+        let excess = used.saturating_sub(max.of(total));
+        let missing = self.remove(&spares, excess, &why, decisions);
+        if missing > 0 {
+            limited.notes.push(format!(
+                "{} over the max-size of {whose} sessions stay: what is left must not go",
+                text::size(missing)
+            ));
+        }
+    }
+
+    /// Until `lack` bytes more are free. First goes what is to be deleted
+    /// anyway, then the rest of the trash, then what the rules let go.
+    fn make_free(
+        &self,
+        min: Size,
+        mut lack: u64,
+        every: &[usize],
+        decisions: &mut [Decision],
+        limited: &mut Limited,
+    ) {
         if lack == 0 {
-            return Ok(false);
+            return;
         }
-        // First what is to be deleted anyway, then the rest of the trash.
-        for op in expired.iter() {
+        lack = lack.saturating_sub(limited.expired.iter().map(Op::bytes).sum());
+        while lack > 0 && !limited.trashed.is_empty() {
+            let op = limited.trashed.remove(0);
             lack = lack.saturating_sub(op.bytes());
-        }
-        while lack > 0 && !trashed.is_empty() {
-            let op = trashed.remove(0);
-            lack = lack.saturating_sub(op.bytes());
-            expired.push(op);
+            limited.expired.push(op);
         }
         if lack == 0 {
-            return Ok(false);
+            return;
         }
-        let leaving: u64 = self
-            .sessions
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| !decisions[*i].kept())
-            .map(|(i, _)| self.bytes[i])
-            .sum();
-        let spares = self.spares(decisions, &every);
+        let gone = (0..self.sessions.len()).filter(|&i| !decisions[i].kept());
+        let leaving: u64 = gone.map(|i| self.bytes[i]).sum();
+        let spares = self.spares(decisions, every);
         let why = format!("min-free: less than {min} of the store is free");
         let missing = self.remove(&spares, lack.saturating_sub(leaving), &why, decisions);
         if missing > 0 {
-            notes.push(format!(
+            limited.notes.push(format!(
                 "{} for min-free are still missing: what is left must not go",
                 text::size(missing)
             ));
         }
-        Ok(true)
+        limited.rushed = true;
+        limited.notes.push("space is needed: what is removed does not stay in the trash".into());
     }
 }
 
@@ -723,7 +776,7 @@ impl Prepared<'_> {
     }
 
     fn member(&self, i: usize) -> Member {
-        Member::of(&self.sessions[i], self.bytes[i])
+        Member::of(&self.sorted.sessions[i], self.bytes[i])
     }
 
     fn run(
@@ -745,10 +798,7 @@ impl Prepared<'_> {
             };
             return self.done(trash, op, hook);
         };
-        let all: Vec<&Session> = std::iter::once(into)
-            .chain(step.sessions.iter().copied())
-            .map(|i| &self.sessions[i])
-            .collect();
+        let all = self.sorted.merged(into, step);
         let (map, dat) = merge::predict(&all)?;
         check_room(self.store, map + dat + (1 << 20))?;
         let mut op = trash.begin_merge(self.member(into), members, self.now_ns, until, hook)?;
@@ -775,8 +825,9 @@ impl Prepared<'_> {
                 // In the store all is as it was, unless the exchange itself
                 // failed in the middle; then it is finished the next time.
                 let _alone = self.store.lock_alone()?;
-                let unchanged = Session::read(&self.sessions[into].path, &self.sessions[into].dir)
-                    .is_ok_and(|s| s.header.merged_seq == self.sessions[into].header.merged_seq);
+                let older = &self.sorted.sessions[into];
+                let unchanged = Session::read(&older.path, &older.dir)
+                    .is_ok_and(|s| s.header.merged_seq == older.header.merged_seq);
                 if unchanged {
                     trash.give_up(op)?;
                 }
@@ -801,7 +852,7 @@ impl Prepared<'_> {
         let status = module.map(Control::status).transpose()?;
         let mut locks = Vec::new();
         for i in step.sessions.iter().chain(&step.into).copied() {
-            let then = &self.sessions[i];
+            let then = &self.sorted.sessions[i];
             let name = text::escape(&then.dir);
             let changed = || Error::refused(format!("session {name} has changed meanwhile"));
             let now = Session::read(&then.path, &then.dir).map_err(|_| changed())?;

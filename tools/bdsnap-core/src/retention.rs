@@ -277,6 +277,8 @@ pub struct Policy {
     pub keep: [Option<u32>; 5],
     /// All that are not older.
     pub keep_within: Option<Span>,
+    /// All with one of these tags, of whatever class.
+    pub keep_tags: Vec<String>,
     /// Nothing younger is removed.
     pub min_age: Span,
     /// Classes with their rules.
@@ -291,6 +293,7 @@ impl Default for Policy {
             keep_last: None,
             keep: [None; 5],
             keep_within: None,
+            keep_tags: Vec::new(),
             min_age: Span(3600 * SECOND),
             classes: BTreeMap::new(),
             max_size: None,
@@ -303,6 +306,7 @@ impl Policy {
     fn keeps(&self) -> bool {
         self.keep_last.is_some()
             || self.keep_within.is_some()
+            || !self.keep_tags.is_empty()
             || self.keep.iter().any(Option::is_some)
     }
 }
@@ -322,6 +326,8 @@ pub struct Candidate {
     pub recording: bool,
     /// Names of its holds.
     pub holds: Vec<String>,
+    /// Its tags.
+    pub tags: Vec<String>,
 }
 
 /// Why a session is kept.
@@ -418,6 +424,14 @@ pub fn decide(policy: &Policy, sessions: &[Candidate], setting: &Setting) -> Vec
         }
     }
 
+    if !policy.keep_tags.is_empty() {
+        for (s, d) in sessions.iter().zip(&mut out) {
+            match s.tags.iter().find(|t| policy.keep_tags.contains(t)) {
+                Some(tag) => d.keep("tag", false, format!("tagged {tag}")),
+                None => d.misses.push(format!("tags: none of {}", policy.keep_tags.join(", "))),
+            }
+        }
+    }
     let counted: Vec<usize> =
         order.into_iter().filter(|&i| rule(&sessions[i]) == ClassRule::Count).collect();
     if !policy.keeps() {
@@ -561,6 +575,7 @@ mod tests {
                 class: Class::Usual,
                 recording: false,
                 holds: Vec::new(),
+                tags: Vec::new(),
             })
             .collect()
     }
@@ -664,6 +679,22 @@ mod tests {
     }
 
     #[test]
+    fn tags_keep_sessions_of_all_classes() {
+        let mut list =
+            of_dates(&["2026-03-01T10:00:00Z", "2026-03-02T10:00:00Z", "2026-03-03T10:00:00Z"]);
+        list[0].tags = vec!["monthly".into(), "release".into()];
+        list[0].class = Class::Raw;
+        list[1].tags = vec!["other".into()];
+        let mut policy = Policy { keep_tags: vec!["release".into()], ..Policy::default() };
+        policy.classes.insert(Class::Raw, ClassRule::RemoveAfter(Span(0)));
+        let now = utc(at("2026-03-10T00:00:00Z"));
+        assert_eq!(kept(&policy, &list, &now), [true, false, true]);
+        let d = decide(&policy, &list, &now);
+        assert_eq!((&*d[0].reasons[0].text, d[0].firm()), ("tagged release", false));
+        assert_eq!(d[1].misses, ["tags: none of release"]);
+    }
+
+    #[test]
     fn without_rules_nothing_goes() {
         let list = of_dates(&["2020-01-01T00:00:00Z", "2021-01-01T00:00:00Z"]);
         assert_eq!(kept(&Policy::default(), &list, &utc(at("2026-01-01T00:00:00Z"))), [true; 2]);
@@ -688,6 +719,7 @@ mod tests {
                         [usize::from(class).min(4)],
                     recording: bits & 0xf8 == 0xf8,
                     holds: if bits & 0x1f == 0x11 { vec!["h".into()] } else { Vec::new() },
+                    tags: if bits & 0x30 == 0x30 { vec!["t".into()] } else { Vec::new() },
                 })
                 .collect()
         })
@@ -711,11 +743,13 @@ mod tests {
             0..4,
         );
         let within = prop::option::of((0u64..60).prop_map(|d| Span(d * DAY)));
-        (n(), [n(), n(), n(), n(), n()], within, 0u64..3, classes).prop_map(
-            |(keep_last, keep, keep_within, age, classes)| Policy {
+        let tags = prop::bool::weighted(0.2);
+        (n(), [n(), n(), n(), n(), n()], within, tags, 0u64..3, classes).prop_map(
+            |(keep_last, keep, keep_within, tags, age, classes)| Policy {
                 keep_last,
                 keep,
                 keep_within,
+                keep_tags: if tags { vec!["t".into()] } else { Vec::new() },
                 min_age: Span(age * DAY),
                 classes,
                 max_size: None,
@@ -763,6 +797,7 @@ mod tests {
                 keep_last: max(policy.keep_last, extra.keep_last),
                 keep: std::array::from_fn(|i| max(policy.keep[i], extra.keep[i])),
                 keep_within: policy.keep_within.max(extra.keep_within),
+                keep_tags: [policy.keep_tags.clone(), extra.keep_tags].concat(),
                 min_age: policy.min_age.max(extra.min_age),
                 ..policy.clone()
             };

@@ -20,7 +20,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +38,8 @@ use crate::session::Session;
 
 /// Where the store is unless told otherwise.
 pub const DEFAULT_STORE: &str = "/snapshot";
+/// So many sessions are worth a thread that reads them.
+const FOR_A_THREAD: usize = 256;
 
 /// An opened store.
 #[derive(Debug, Clone)]
@@ -261,18 +263,38 @@ impl Store {
 
     /// As [`Store::items`], with those that have been merged.
     pub fn all_items(&self) -> Result<Vec<Item>> {
-        let mut items = Vec::new();
+        let mut names = Vec::new();
         for entry in self.path.read_dir().on("read", &self.path)? {
             let entry = entry.on("read", &self.path)?;
             let name = entry.file_name();
             let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
-            if !is_dir || name == "lost+found" || name.as_bytes().starts_with(b".") {
-                continue;
+            if is_dir && name != "lost+found" && !name.as_bytes().starts_with(b".") {
+                names.push(name.into_vec());
             }
-            items.extend(self.item(name.as_bytes()));
         }
+        let mut items = self.read_all(&names);
         items.sort_by(|a, b| order(a).cmp(&order(b)));
         Ok(items)
+    }
+
+    /// The sessions in these directories; of many, by several threads.
+    fn read_all(&self, names: &[Vec<u8>]) -> Vec<Item> {
+        let read = |names: &[Vec<u8>]| -> Vec<Item> {
+            names.iter().filter_map(|n| self.item(n)).collect()
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.min(names.len() / FOR_A_THREAD);
+        if threads < 2 {
+            return read(names);
+        }
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = names
+                .chunks(names.len().div_ceil(threads))
+                .map(|part| scope.spawn(move || read(part)))
+                .collect();
+            let joined = parts.into_iter().map(|p| p.join());
+            joined.flat_map(|p| p.unwrap_or_else(|e| std::panic::resume_unwind(e))).collect()
+        })
     }
 
     /// The session in one directory; `None` if it does not look like one.

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! For tests: an image file that is "recorded" as the module would do it, by
-//! code of its own, so that reader and writer are not tested by themselves.
+//! code of its own, so that reader and writer are not tested by themselves; and
+//! what tests of programs share.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use bdsnap_abi::format::{
     Durability, Gap, Header, Id, Kind, Record, State, Status, DAT_NAME, HEADER_LEN, MAP_NAME,
@@ -306,4 +310,152 @@ pub fn original(
         fs::write(path.join("meta.json"), meta).unwrap();
     }
     dir
+}
+
+/// What a program did.
+pub struct Ran {
+    /// Its exit status.
+    pub status: i32,
+    /// What it wrote to standard output.
+    pub out: String,
+    /// And to standard error.
+    pub err: String,
+}
+
+impl Ran {
+    /// Runs it, with `input` to read.
+    pub fn of(command: &mut Command, input: &[u8]) -> Self {
+        let mut child = command
+            .env("TZ", "UTC")
+            .env_remove("COLUMNS")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It may end without having read.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        let output = child.wait_with_output().unwrap();
+        Self {
+            status: output.status.code().unwrap(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Fails unless it ended so.
+    #[track_caller]
+    pub fn expect(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    /// Fails unless it said so.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        let both = format!("{}{}", self.out, self.err);
+        assert!(both.contains(text), "{text:?} not in: {both}");
+        self
+    }
+
+    /// The JSON that it printed.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap()
+    }
+
+    /// As in a transcript of a terminal.
+    fn transcript(&self, line: &str) -> String {
+        let status = if self.status == 0 { String::new() } else { format!("? {}\n", self.status) };
+        format!("$ {line}\n{}{}{status}", self.out, self.err)
+    }
+}
+
+/// Compares what is seen of programs with a file. With `BDSNAP_BLESS=1` in the
+/// environment the file is written instead.
+pub struct Transcript {
+    file: PathBuf,
+    seen: String,
+    /// What to put in place of what.
+    replace: Vec<(String, &'static str)>,
+}
+
+impl Transcript {
+    /// Of the file `tests/NAME` of the crate in `crate_dir`.
+    pub fn of(crate_dir: &str, name: &str) -> Self {
+        let file = Path::new(crate_dir).join("tests").join(name);
+        Self { file, seen: String::new(), replace: Vec::new() }
+    }
+
+    /// Shows a path as another one.
+    pub fn replacing(mut self, path: &Path, by: &'static str) -> Self {
+        self.replace.push((path.to_str().unwrap().to_owned(), by));
+        self
+    }
+
+    /// Runs a program: `line` is what a user would type.
+    pub fn run(&mut self, program: &str, line: &str, also: &[&OsStr]) {
+        let words = line.split_whitespace().skip(1);
+        let ran = Ran::of(Command::new(program).args(also).args(words), b"");
+        self.seen += &(ran.transcript(line) + "\n");
+    }
+
+    /// Compares; `mask` hides in each line what is not always the same.
+    pub fn end(self, mask: impl Fn(&str) -> String) {
+        let mut seen = self.seen;
+        for (from, to) in &self.replace {
+            seen = seen.replace(from, to);
+        }
+        let seen: String = seen.lines().map(|l| mask(l).trim_end().to_owned() + "\n").collect();
+        let seen = seen.trim_end().to_owned() + "\n";
+        if std::env::var_os("BDSNAP_BLESS").is_some() {
+            fs::create_dir_all(self.file.parent().unwrap()).unwrap();
+            fs::write(&self.file, &seen).unwrap();
+        }
+        let known = fs::read_to_string(&self.file).unwrap_or_default();
+        assert!(
+            known == seen,
+            "{} is not what is seen now (BDSNAP_BLESS=1 writes it anew):\n{seen}",
+            self.file.display()
+        );
+    }
+}
+
+/// The help of a program and of its `commands`, compared with a transcript;
+/// and its man pages and completions, which have to have all of it.
+pub fn help_and_pages(program: &str, name: &str, crate_dir: &str, commands: &[&str]) {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().to_str().unwrap();
+    Ran::of(Command::new(program).args(["--write-docs-to", dir]), b"").expect(0);
+    let page = |file: &str| fs::read_to_string(tmp.path().join(file)).unwrap();
+    let completions = [format!("{name}.bash"), format!("_{name}"), format!("{name}.fish")];
+    let mut pages = Vec::new();
+    let mut transcript = Transcript::of(crate_dir, "transcripts/help.txt");
+    for command in std::iter::once("").chain(commands.iter().copied()) {
+        let full = format!("{name} {command}");
+        let line = format!("{} --help", full.trim_end());
+        let help = Ran::of(Command::new(program).args(line.split_whitespace().skip(1)), b"");
+        let help = help.expect(0).out;
+        let file = format!("{}.8", full.trim_end().replace(' ', "-"));
+        let man = page(&file).replace('\\', "");
+        for word in help.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')) {
+            // Options, not the dashes of a sentence.
+            if word.starts_with("--") && word.len() > 3 {
+                assert!(man.contains(word), "{file} does not say {word}");
+                for file in &completions {
+                    assert!(page(file).contains(&word[2..]), "{file} does not say {word}");
+                }
+            }
+        }
+        pages.push(file);
+        transcript.run(program, &line, &[]);
+    }
+    let mut made: Vec<String> = fs::read_dir(tmp.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|n| n.ends_with(".8"))
+        .collect();
+    made.sort();
+    pages.sort();
+    assert_eq!(made, pages, "each command has a page, and is in the test's list");
+    transcript.end(str::to_owned);
 }

@@ -36,7 +36,7 @@ pub fn escape(bytes: &[u8]) -> String {
 }
 
 /// Whether a terminal would act on the character or not show it.
-fn is_treacherous(c: char) -> bool {
+pub(crate) fn is_treacherous(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{3164}' | '\u{feff}'

@@ -474,5 +474,5 @@ fn space_is_made_oldest_first() {
     let p = policies(&[("keep_last", "4"), ("max_size", "1")]);
     let plan = prepare(&lab, &p, later()).plan;
     assert_eq!(plan.removed, 0);
-    assert!(plan.notes[0].contains("over max-size"), "{:?}", plan.notes);
+    assert!(plan.notes[0].contains("over the max-size of all"), "{:?}", plan.notes);
 }

@@ -81,7 +81,9 @@ impl Control for Fake {
         self.world.phases.borrow_mut().push(phase);
         match phase {
             // EBUSY
-            RESTORE_WRITE if self.world.meddled.get() => return Err(io::Error::from_raw_os_error(16)),
+            RESTORE_WRITE if self.world.meddled.get() => {
+                return Err(io::Error::from_raw_os_error(16))
+            }
             RESTORE_WRITE => {}
             RESTORE_END => {
                 let tail = self.store.tail(name).unwrap().unwrap();

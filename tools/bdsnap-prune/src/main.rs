@@ -93,6 +93,9 @@ struct Rules {
     /// Keep all that are not older, as in 12h, 2d, 3w
     #[arg(long, value_name = "SPAN")]
     keep_within: Option<String>,
+    /// Keep all with this tag (see 'bdsnap tag'); can be given several times
+    #[arg(long, value_name = "TAG")]
+    keep_tag: Vec<String>,
     /// Remove nothing that is younger [default: 1h]
     #[arg(long, value_name = "SPAN")]
     min_age: Option<String>,
@@ -213,7 +216,7 @@ impl Rules {
     /// Whether any was given.
     fn any(&self) -> bool {
         let flags = self.allow_empty || self.trust_clock || self.now.is_some();
-        flags || self.given().iter().any(|(_, v)| v.is_some())
+        flags || !self.keep_tag.is_empty() || self.given().iter().any(|(_, v)| v.is_some())
     }
 
     fn policies(&self) -> Result<Policies, Error> {
@@ -222,6 +225,9 @@ impl Rules {
             if let Some(value) = value {
                 policies.give(key, value)?;
             }
+        }
+        if !self.keep_tag.is_empty() {
+            policies.give("keep_tags", &self.keep_tag.join(","))?;
         }
         Ok(policies)
     }
@@ -457,7 +463,7 @@ fn explain(args: &Explain, store: &Store) -> Result<Done, Error> {
     out += &list("Kept by", line.reasons.iter().map(|r| shown(&r.text)).collect());
     out += &list("Not by", line.misses.iter().map(|m| shown(m)).collect());
     let rules: Vec<String> = policies
-        .values
+        .in_force()
         .iter()
         .map(|(key, v)| format!("{} = {} ({})", shown(key), shown(&v.text), shown(&v.source)))
         .collect();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bdsnap_abi::format::{Gap, State};
 use bdsnap_core::progress::{Silent, Stop};
 use bdsnap_core::store::Item;
-use bdsnap_core::test_support::{pattern, Lab, Options};
+use bdsnap_core::test_support::{help_and_pages, pattern, Lab, Options, Transcript};
 use serde_json::Value;
 
 /// Thirty days after the first session of a lab.
@@ -139,6 +139,48 @@ fn applied_and_put_back() {
     }
     prune(&lab, &["undelete", "nothing"], 3);
     prune(&lab, &["empty-trash"], 0);
+}
+
+#[test]
+fn help_pages_and_completions() {
+    let program = env!("CARGO_BIN_EXE_bdsnap-prune");
+    let commands = ["explain", "undelete", "trash", "empty-trash"];
+    help_and_pages(program, "bdsnap-prune", env!("CARGO_MANIFEST_DIR"), &commands);
+}
+
+/// What a user sees who makes up his mind.
+#[test]
+fn transcript() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), 64 * 4096);
+    let names = record(&mut lab, 6);
+    let note = |i: usize, file: &str, text: &str| fs::write(lab.path(&names[i]).join(file), text);
+    note(2, "tags.json", r#"{"schema_version":1,"tags":["release"]}"#).unwrap();
+    note(3, "holds.json", r#"{"schema_version":1,"holds":[{"name":"x","since":"y"}]}"#).unwrap();
+    let conf = tmp.path().join("etc");
+    fs::create_dir_all(conf.join("conf.d")).unwrap();
+    fs::write(conf.join("bdsnap.toml"), "[prune]\nkeep_last = 9\nundo = \"remove-after 7d\"\n")
+        .unwrap();
+    fs::write(conf.join("conf.d/site.toml"), "[prune]\nkeep_last = 1\n").unwrap();
+    let mut t = Transcript::of(env!("CARGO_MANIFEST_DIR"), "transcripts/plan.txt")
+        .replacing(lab.store.path(), "/snapshot")
+        .replacing(&conf, "/etc/bdsnap")
+        .replacing(tmp.path(), "/srv");
+    let also = ["--store".as_ref(), lab.store.path().as_os_str()];
+    let rules = format!("--now {NOW} --config-dir {}", conf.to_str().unwrap());
+    for line in [
+        format!("bdsnap-prune {rules} --keep-tag release"),
+        format!("bdsnap-prune explain {} {rules} --keep-daily 2", names[4]),
+        "bdsnap-prune --keep-last many".into(),
+        "bdsnap-prune --now 2026-01-01T00:00:00Z --keep-last 1".into(),
+        "bdsnap-prune trash".into(),
+        "bdsnap-prune undelete nothing".into(),
+        "bdsnap-prune --apply explain x".into(),
+    ] {
+        t.run(env!("CARGO_BIN_EXE_bdsnap-prune"), &line, &also);
+    }
+    // Sizes depend on the file system.
+    t.end(squeeze);
 }
 
 /// Killed at moments of its own choice, again and again: nothing is lost.

@@ -137,9 +137,11 @@ fn run(cli: &Cli) -> Result<Done, Error> {
         let name = text::escape(device.device.as_bytes());
         common.say_more(&format!("{name} recognised by: {}", device.ground));
     }
+    // Whoever is to confirm a plan has to see it.
+    let quiet = common.quiet && cli.yes && !cli.dry_run;
     if cli.json_lines {
         progress::print(&line("plan", &plan)?)?;
-    } else if !cli.json {
+    } else if !cli.json && !quiet {
         bdsnap_cli::print(&describe(&plan, cli))?;
     }
     if cli.dry_run {
@@ -159,7 +161,7 @@ fn run(cli: &Cli) -> Result<Done, Error> {
         progress::print(&line("result", &outcome)?)?;
     } else if cli.json {
         bdsnap_cli::print_json(&document(&plan, cli, Some(&outcome)))?;
-    } else {
+    } else if !quiet {
         bdsnap_cli::print(&report(cli, &outcome))?;
     }
     Ok(if outcome.partial { Done::with(Kind::Incomplete) } else { Done::OK })

@@ -8,11 +8,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard};
 
 use bdsnap_core::abi::format::State;
-use bdsnap_core::test_support::{pattern, Lab, Options};
+use bdsnap_core::test_support::{pattern, Lab, Options, Ran};
 
 const SIZE: usize = 8 << 20;
 
@@ -64,23 +64,9 @@ impl Drop for Mounted<'_> {
     }
 }
 
-fn restore(lab: &Lab, device: impl AsRef<OsStr>, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bdsnap-restore"))
-        .arg("--store")
-        .arg(lab.store.path())
-        .arg(device)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-#[track_caller]
-fn expect(output: &Output, status: i32, text: &str) {
-    let out = String::from_utf8_lossy(&output.stdout);
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{out}{err}");
-    assert!(out.contains(text) || err.contains(text), "{text:?} not in: {out}{err}");
+fn restore(lab: &Lab, device: impl AsRef<OsStr>, args: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bdsnap-restore"));
+    Ran::of(command.arg("--store").arg(lab.store.path()).arg(device).args(args), b"")
 }
 
 fn read(device: &str) -> Vec<u8> {
@@ -111,10 +97,10 @@ fn image_behind_an_idle_loop_device() {
     // The loop device's page cache holds the present.
     let now = read(&device.0);
     assert!(now == lab.device);
-    expect(&restore(&lab, &device.0, &YES), 0, "read back and equal");
+    restore(&lab, &device.0, &YES).expect(0).says("read back and equal");
     assert!(lab.content() == past);
     assert!(read(&device.0) == past, "a stale page cache");
-    expect(&restore(&lab, &lab.image, &["--undo", "--yes", "--accept-gap"]), 0, "read back");
+    restore(&lab, &lab.image, &["--undo", "--yes", "--accept-gap"]).expect(0).says("read back");
     assert!(read(&device.0) == now);
 }
 
@@ -129,14 +115,14 @@ fn mounted_image_is_refused() {
     let mounted = Mounted::mount(&device.0, &point);
     let now = lab.content();
     for name in [device.0.as_ref(), lab.image.as_os_str(), point.as_os_str()] {
-        expect(&restore(&lab, name, &YES), 5, "mounted on");
+        restore(&lab, name, &YES).expect(5).says("mounted on");
     }
     let to = tmp.path().join("out");
     let to = ["latest", "--accept-gap", "--to", to.to_str().unwrap()];
-    expect(&restore(&lab, &device.0, &to), 5, "mounted on");
+    restore(&lab, &device.0, &to).expect(5).says("mounted on");
     assert!(lab.content() == now);
     drop(mounted);
-    expect(&restore(&lab, &device.0, &YES), 0, "read back and equal");
+    restore(&lab, &device.0, &YES).expect(0).says("read back and equal");
 }
 
 /// The image is removed, so that the loop device is a device of its own.
@@ -159,19 +145,19 @@ fn block_device() {
     // Another name of the same device will do.
     let link = tmp.path().join("link");
     std::os::unix::fs::symlink(&device.0, &link).unwrap();
-    expect(&restore(&lab, &link, &["latest", "--yes"]), 5, "not watched");
-    expect(&restore(&lab, &link, &YES), 0, "read back and equal");
+    restore(&lab, &link, &["latest", "--yes"]).expect(5).says("not watched");
+    restore(&lab, &link, &YES).expect(0).says("read back and equal");
     assert!(read(&device.0) == past);
-    expect(&restore(&lab, &device.0, &["--undo", "--yes", "--accept-gap"]), 0, "read back");
+    restore(&lab, &device.0, &["--undo", "--yes", "--accept-gap"]).expect(0).says("read back");
     assert!(read(&device.0) == now);
 
     let busy = fs::File::open(&device.0).unwrap();
-    expect(&restore(&lab, &device.0, &YES), 0, "read back and equal");
+    restore(&lab, &device.0, &YES).expect(0).says("read back and equal");
     drop(busy);
     assert!(Command::new("blockdev").args(["--setro", &device.0]).status().unwrap().success());
-    expect(&restore(&lab, &device.0, &YES), 5, "read-only");
+    restore(&lab, &device.0, &YES).expect(5).says("read-only");
     let dry = ["latest~0", "--dry-run", "--accept-gap"];
-    expect(&restore(&lab, &device.0, &dry), 0, "0 B to write");
+    restore(&lab, &device.0, &dry).expect(0).says("0 B to write");
     // The node keeps this when the next image is attached.
     assert!(Command::new("blockdev").args(["--setrw", &device.0]).status().unwrap().success());
 }
@@ -184,7 +170,7 @@ fn a_device_of_another_size_is_refused() {
     let Some(device) = Loop::attach(&lab.image, &["--sizelimit", "4194304"]) else { return };
     session(&mut lab, Some(&device.0));
     fs::remove_file(&lab.image).unwrap();
-    expect(&restore(&lab, &device.0, &YES), 5, "4194304 bytes");
+    restore(&lab, &device.0, &YES).expect(5).says("4194304 bytes");
 }
 
 #[test]
@@ -196,15 +182,15 @@ fn an_image_onto_another_device() {
     fs::write(&other, pattern(SIZE + 8192, 44)).unwrap();
     let Some(device) = Loop::attach(&other, &[]) else { return };
     let to = ["latest", "--accept-gap", "--to", &device.0, "--yes"];
-    expect(&restore(&lab, &lab.image, &to), 5, "name the file behind it");
+    restore(&lab, &lab.image, &to).expect(5).says("name the file behind it");
     fs::remove_file(&other).unwrap();
-    expect(&restore(&lab, &lab.image, &to[..4]), 5, "--yes confirms it");
+    restore(&lab, &lab.image, &to[..4]).expect(5).says("--yes confirms it");
     assert!(read(&device.0) == pattern(SIZE + 8192, 44));
-    expect(&restore(&lab, &lab.image, &to), 0, "written");
+    restore(&lab, &lab.image, &to).expect(0).says("written");
     let there = read(&device.0);
     assert!(there[..SIZE] == past && there[SIZE..] == pattern(SIZE + 8192, 44)[SIZE..]);
     let busy = fs::File::open(&device.0).unwrap();
-    expect(&restore(&lab, &lab.image, &to), 0, "written");
+    restore(&lab, &lab.image, &to).expect(0).says("written");
     drop(busy);
     assert!(lab.content() == lab.device);
 }

@@ -4,10 +4,10 @@
 #![allow(missing_docs)]
 
 use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use bdsnap_core::abi::format::State;
-use bdsnap_core::test_support::{original, pattern, Lab, Options};
+use bdsnap_core::test_support::{original, pattern, Lab, Options, Ran};
 
 const CHUNK: usize = 4096;
 const SIZE: usize = 100 * CHUNK + 512;
@@ -30,23 +30,9 @@ fn change(lab: &mut Lab, block: usize, seed: u64) -> (u64, Vec<u8>) {
     (at as u64 / 512, old)
 }
 
-fn restore(lab: &Lab, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bdsnap-restore"))
-        .arg("--store")
-        .arg(lab.store.path())
-        .arg(&lab.image)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-#[track_caller]
-fn expect(output: &Output, status: i32, text: &str) {
-    let out = String::from_utf8_lossy(&output.stdout);
-    let err = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{out}{err}");
-    assert!(out.contains(text) || err.contains(text), "{text:?} not in: {out}{err}");
+fn restore(lab: &Lab, args: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bdsnap-restore"));
+    Ran::of(command.arg("--store").arg(lab.store.path()).arg(&lab.image).args(args), b"")
 }
 
 #[test]
@@ -58,14 +44,15 @@ fn restored_over_a_gap_and_undone() {
     entries.push(change(&mut lab, 7, 5));
     let dir = original(&lab.store, "disk.img", BEFORE, Some(&lab.image), &entries);
     let now = lab.content();
-    expect(&restore(&lab, &["latest", "--yes"]), 5, "linked to no others");
+    restore(&lab, &["latest", "--yes"]).expect(5).says("linked to no others");
     assert!(lab.content() == now);
     let dry = restore(&lab, &["latest", "--dry-run", "--accept-gap"]);
-    expect(&dry, 0, "nothing says that it is whole");
-    expect(&dry, 0, &format!("{dir} (mount, unchecked, 12.0 KiB)"));
-    expect(&restore(&lab, &["latest", "--yes", "--accept-gap"]), 0, "read back and equal");
+    dry.expect(0)
+        .says("nothing says that it is whole")
+        .says(&format!("{dir} (mount, unchecked, 12.0 KiB)"));
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(0).says("read back and equal");
     assert!(lab.content() == first);
-    expect(&restore(&lab, &["--undo", "--yes", "--accept-gap"]), 0, "read back");
+    restore(&lab, &["--undo", "--yes", "--accept-gap"]).expect(0).says("read back");
     assert!(lab.content() == now);
 }
 
@@ -88,8 +75,7 @@ fn among_sessions_of_ours() {
     let out = tmp.path().join("out");
     let to = |session: &str| {
         let args = [session, "--accept-gap", "--yes", "--to", out.to_str().unwrap()];
-        let output = restore(&lab, &args);
-        (String::from_utf8(output.stdout).unwrap(), fs::read(&out).unwrap())
+        (restore(&lab, &args).out, fs::read(&out).unwrap())
     };
     assert!(to(&b).1 == second);
     let (text, image) = to(&a);
@@ -116,9 +102,9 @@ fn blocks_smaller_than_what_was_saved_are_a_loss() {
     let entries = [garbled(2), garbled(0), garbled(1), garbled(3)];
     lab.write(40 * CHUNK, &[9; CHUNK]);
     original(&lab.store, "disk.img", BEFORE, Some(&lab.image), &entries);
-    expect(&restore(&lab, &["latest", "--yes", "--accept-gap"]), 5, "runs overlap");
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(5).says("runs overlap");
     let args = ["latest", "--yes", "--accept-gap", "--accept-loss"];
-    expect(&restore(&lab, &args), 6, "partial");
+    restore(&lab, &args).expect(6).says("partial");
     let content = lab.content();
     assert!(content[40 * CHUNK..41 * CHUNK] == first[40 * CHUNK..41 * CHUNK], "each right block");
 }
@@ -129,11 +115,11 @@ fn what_does_not_fit_is_refused() {
     let beyond = [change(&mut lab, 1, 2), (800, vec![0; CHUNK])];
     let dir = original(&lab.store, "disk.img", BEFORE, Some(&lab.image), &beyond);
     let now = lab.content();
-    expect(&restore(&lab, &["latest", "--yes", "--accept-gap"]), 5, "from beyond");
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(5).says("from beyond");
     // Cut in the middle: then it is damaged, and not in any chain.
     let dat = lab.path(&dir).join("blocks.dat");
     fs::write(&dat, &fs::read(&dat).unwrap()[..CHUNK]).unwrap();
-    expect(&restore(&lab, &["latest", "--yes", "--accept-gap"]), 3, "no session");
+    restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(3).says("no session");
     assert!(lab.content() == now);
 }
 
@@ -144,8 +130,12 @@ fn without_a_name_only_if_the_user_names_it() {
     let entries = [change(&mut lab, 1, 2)];
     let dir = original(&lab.store, "disk.img", BEFORE, None, &entries);
     let other = original(&lab.store, "disk2.img", BEFORE, None, &entries);
-    expect(&restore(&lab, &["latest", "--yes", "--accept-gap"]), 3, "latest~0");
-    expect(&restore(&lab, &[&other, "--yes", "--accept-gap"]), 3, "no session");
-    expect(&restore(&lab, &[&dir, "--yes", "-v", "--accept-gap"]), 0, "last component of its name");
+    restore(&lab, &["latest", "--yes", "--accept-gap"])
+        .expect(3)
+        .says("no sessions of this device");
+    restore(&lab, &[&other, "--yes", "--accept-gap"]).expect(3).says("no session");
+    restore(&lab, &[&dir, "--yes", "-v", "--accept-gap"])
+        .expect(0)
+        .says("last component of its name");
     assert!(lab.content() == first);
 }

@@ -12,31 +12,15 @@ use std::process::{Command, Stdio};
 
 use bdsnap_core::abi::format::{Gap, Kind, State, DAT_NAME, MAP_NAME, NO_ID};
 use bdsnap_core::store::Item;
-use bdsnap_core::test_support::{flip, pattern, Lab, Options};
-use serde_json::Value;
+use bdsnap_core::test_support::{flip, help_and_pages, pattern, Lab, Options, Ran, Transcript};
+use serde_json::{json, Value};
 
 const CHUNK: usize = 4096;
 const SIZE: usize = 300 * CHUNK + 1536;
 
-struct Ran {
-    status: i32,
-    out: String,
-    err: String,
-}
-
 fn run(lab: &Lab, args: &[&OsStr]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_bdsnap-restore"))
-        .arg("--store")
-        .arg(lab.store.path())
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    Ran {
-        status: output.status.code().unwrap(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bdsnap-restore"));
+    Ran::of(command.arg("--store").arg(lab.store.path()).args(args), b"")
 }
 
 /// Runs with the image and these arguments.
@@ -44,25 +28,6 @@ fn restore(lab: &Lab, args: &[&str]) -> Ran {
     let mut all = vec![lab.image.as_os_str()];
     all.extend(args.iter().map(OsStr::new));
     run(lab, &all)
-}
-
-impl Ran {
-    #[track_caller]
-    fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.out, self.err);
-        self
-    }
-
-    #[track_caller]
-    fn says(self, text: &str) -> Self {
-        let both = format!("{}{}", self.out, self.err);
-        assert!(both.contains(text), "{text:?} not in: {both}");
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap()
-    }
 }
 
 /// Two closed sessions; the images at the start of each, and their names.
@@ -513,6 +478,16 @@ fn progress_as_lines_of_json() {
     for pair in of("progress").windows(2).filter(|p| p[0]["phase"] != p[1]["phase"]) {
         assert_eq!(pair[0]["done"], pair[0]["total"], "{}", pair[0]);
     }
+    // From the first write on all is one piece of work, up to the last byte read back.
+    let mut planned = of("progress");
+    planned.retain(|l| !l["all_total"].is_null());
+    assert!(planned.windows(2).all(|p| p[0]["all_done"].as_u64() <= p[1]["all_done"].as_u64()));
+    assert_eq!(planned[0]["phase"], "save for undo");
+    let last = planned[planned.len() - 1];
+    assert_eq!((&last["phase"], &last["all_done"]), (&json!("check"), &json!(3 * 21 * CHUNK)));
+    assert_eq!((&last["all_total"], &last["eta_seconds"]), (&json!(3 * 21 * CHUNK), &json!(0.0)));
+    let restored = planned.iter().rev().find(|l| l["phase"] == "restore").unwrap();
+    assert!(restored["eta_seconds"].as_f64().unwrap() > 0.0, "the check is still to come");
     assert_eq!(of("plan").len(), 1);
     assert_eq!(of("result")[0]["result"]["bytes_written"], 21 * CHUNK);
     let ran = restore(&lab, &["latest", "--yes", "--json-lines"]).expect(5);
@@ -595,4 +570,46 @@ fn a_signal_stops_between_pieces_and_says_how_to_go_on() {
     assert!(lab.content() == past);
     restore(&lab, &["--undo", "--yes", "--accept-gap"]).expect(0);
     assert!(lab.content() == now);
+}
+
+#[test]
+fn help_pages_and_completions() {
+    let program = env!("CARGO_BIN_EXE_bdsnap-restore");
+    help_and_pages(program, "bdsnap-restore", env!("CARGO_MANIFEST_DIR"), &[]);
+}
+
+/// What a user sees who restores and changes his mind.
+#[test]
+fn transcript() {
+    let (tmp, mut lab) = lab();
+    two_sessions(&mut lab);
+    fs::write(tmp.path().join("\u{1b}[31m.img"), b"x").unwrap();
+    let program = env!("CARGO_BIN_EXE_bdsnap-restore");
+    let mut t = Transcript::of(env!("CARGO_MANIFEST_DIR"), "transcripts/restore.txt")
+        .replacing(lab.store.path(), "/snapshot")
+        .replacing(tmp.path(), "/srv");
+    let image = lab.image.clone();
+    let also = ["--store".as_ref(), lab.store.path().as_os_str()];
+    for line in [
+        "bdsnap-restore IMAGE",
+        "bdsnap-restore IMAGE nothing",
+        "bdsnap-restore IMAGE latest~1 --dry-run",
+        "bdsnap-restore IMAGE latest~1 --dry-run --accept-gap",
+        "bdsnap-restore IMAGE latest --accept-gap",
+        "bdsnap-restore IMAGE latest --accept-gap --yes",
+        "bdsnap-restore IMAGE --resume",
+        "bdsnap-restore IMAGE --undo --no-undo --accept-gap --yes --quiet",
+        "bdsnap-restore /srv/none latest",
+        "bdsnap-restore IMAGE latest --undo",
+    ] {
+        t.run(program, &line.replace("IMAGE", image.to_str().unwrap()), &also);
+    }
+    t.end(|line| {
+        // Named after the time when it was made.
+        let (before, undo) = line.split_once("Undo     disk.img_").unwrap_or((line, ""));
+        match undo.split_once(':') {
+            Some((_, rest)) => format!("{before}Undo     disk.img_TIME:{rest}"),
+            None => line.to_owned(),
+        }
+    });
 }

@@ -64,6 +64,10 @@ enum Command {
     Hold(Hold),
     /// Take such a hold away
     Release(Hold),
+    /// Give a session a tag: a rule of bdsnap-prune can keep all that have it
+    Tag(TagArgs),
+    /// Take such a tag away
+    Untag(TagArgs),
 }
 
 /// Where the password comes from; without these it is asked for.
@@ -146,7 +150,12 @@ struct Reload {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Show the settings that are in force from the module's next load on
+    /// Show the settings that are in force from the module's next load on, and
+    /// where each is from
+    ///
+    /// What is printed is a valid bdsnap.toml; what is commented out is the
+    /// default. Files are bdsnap.toml in /etc/bdsnap and, over it, *.toml in
+    /// /etc/bdsnap/conf.d in the order of their names.
     Show(ConfigShow),
 }
 
@@ -154,6 +163,9 @@ enum ConfigCommand {
 struct ConfigShow {
     /// Only this setting, for scripts
     what: Option<Setting>,
+    /// Print JSON
+    #[arg(long, conflicts_with = "what")]
+    json: bool,
     #[arg(long, value_name = "DIR", default_value = bdsnap_core::config::DEFAULT_DIR, hide = true)]
     config_dir: PathBuf,
 }
@@ -197,6 +209,9 @@ struct List {
     /// Only these states: recording, interrupted, closed, broken, tainted, undo, damaged, unchecked
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
     state: Vec<String>,
+    /// Only what has one of these tags
+    #[arg(long, value_name = "TAG", value_delimiter = ',')]
+    tag: Vec<String>,
     /// Only what began then or later: a day, a time (RFC 3339), or as in 2d
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
@@ -295,6 +310,16 @@ struct Hold {
 }
 
 #[derive(Debug, clap::Args)]
+struct TagArgs {
+    /// Name of a session, or a unique beginning of one
+    #[arg(value_name = "SESSION")]
+    session: std::ffi::OsString,
+    /// The tag, as in release
+    #[arg(value_name = "TAG")]
+    tag: String,
+}
+
+#[derive(Debug, clap::Args)]
 struct Verify {
     /// Names of sessions, or unique beginnings of names
     #[arg(value_name = "SESSION", required_unless_present = "all")]
@@ -320,6 +345,7 @@ impl Command {
             Self::List(c) => c.json,
             Self::Verify(c) => c.json,
             Self::Inspect(c) => c.json,
+            Self::Config(ConfigCommand::Show(c)) => c.json,
             Self::Init
             | Self::Activate(_)
             | Self::Deactivate(_)
@@ -329,9 +355,10 @@ impl Command {
             | Self::Extract(_)
             | Self::Hold(_)
             | Self::Release(_)
+            | Self::Tag(_)
+            | Self::Untag(_)
             | Self::Settle(_)
-            | Self::Reload(_)
-            | Self::Config(_) => false,
+            | Self::Reload(_) => false,
         }
     }
 }
@@ -354,7 +381,7 @@ fn run(cli: &Cli) -> Result<Done, Error> {
         Command::Passwd(c) => commands::passwd::run(common, c),
         Command::Settle(args) => commands::control::settle(common, args),
         Command::Reload(c) => commands::reload::run(common, c),
-        Command::Config(ConfigCommand::Show(c)) => commands::config::show(c),
+        Command::Config(ConfigCommand::Show(c)) => commands::config::show(common, c),
         Command::Status(c) => commands::status::run(common, c),
         Command::List(c) => commands::list::run(common, c),
         Command::Verify(c) => commands::verify::run(common, c),
@@ -364,6 +391,8 @@ fn run(cli: &Cli) -> Result<Done, Error> {
         Command::Extract(c) => commands::files::extract(common, c),
         Command::Hold(c) => commands::hold::hold(common, c),
         Command::Release(c) => commands::hold::release(common, c),
+        Command::Tag(c) => commands::hold::tag(common, c),
+        Command::Untag(c) => commands::hold::untag(common, c),
     }
 }
 

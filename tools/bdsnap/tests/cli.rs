@@ -10,53 +10,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bdsnap_core::abi::format::{Durability, Gap, Kind, State};
-use bdsnap_core::test_support::{flip, Lab, Options};
-use serde_json::{json, Value};
-
-struct Ran {
-    status: i32,
-    out: String,
-    err: String,
-}
+use bdsnap_core::test_support::{flip, help_and_pages, Lab, Options, Ran, Transcript};
+use serde_json::json;
 
 fn bdsnap(store: &Path, args: &[&str], input: &str) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_bdsnap"))
-        .arg("--store")
-        .arg(store)
-        .args(args)
-        .env("TZ", "UTC")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // It may end without having read.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    Ran {
-        status: output.status.code().unwrap(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
-}
-
-impl Ran {
-    #[track_caller]
-    fn expect(self, status: i32) -> Self {
-        assert_eq!(self.status, status, "stdout: {}\nstderr: {}", self.out, self.err);
-        self
-    }
-
-    #[track_caller]
-    fn says(self, text: &str) -> Self {
-        let both = format!("{}{}", self.out, self.err);
-        assert!(both.contains(text), "{text:?} not in: {both}");
-        self
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap()
-    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bdsnap"));
+    Ran::of(command.arg("--store").arg(store).args(args), input.as_bytes())
 }
 
 /// A closed session, a broken one after a gap, an interrupted one.
@@ -113,7 +72,7 @@ fn list_as_json() {
          "end": null, "end_ns": null, "device_bytes": null, "chunk_size": null, "records": 2,
          "saved_bytes": 100, "gap_before": null, "prev_session_id": null, "group_id": null,
          "restored_id": null, "boot_id": null, "errno": null, "broken_sector": null,
-         "broken": null, "absorbed_bytes": null, "held_bios": null, "merged_id": null, "holds": null,
+         "broken": null, "absorbed_bytes": null, "held_bios": null, "merged_id": null, "holds": null, "tags": null,
          "verified": null, "verified_ok": null, "verified_deep": null, "damage": null},
         {"session_id": hex(1), "name": a, "device": image,
          "format": "bdsnap", "kind": "mount", "state": "closed", "durability": "strict",
@@ -122,7 +81,7 @@ fn list_as_json() {
          "chunk_size": 4096, "records": 1, "saved_bytes": 12288, "gap_before": "none",
          "prev_session_id": null, "group_id": null, "restored_id": null, "boot_id": boot,
          "errno": null, "broken_sector": null, "broken": null, "absorbed_bytes": 0,
-         "held_bios": 0, "merged_id": null, "holds": [],
+         "held_bios": 0, "merged_id": null, "holds": [], "tags": [],
          "verified": null, "verified_ok": null, "verified_deep": null, "damage": null},
         {"session_id": hex(2), "name": b, "device": image,
          "format": "bdsnap", "kind": "raw", "state": "broken", "durability": "strict",
@@ -131,7 +90,7 @@ fn list_as_json() {
          "chunk_size": 4096, "records": 1, "saved_bytes": 4096, "gap_before": "written",
          "prev_session_id": hex(1), "group_id": null, "restored_id": null, "boot_id": boot,
          "errno": 28, "broken_sector": 800, "broken": null, "absorbed_bytes": 0,
-         "held_bios": 0, "merged_id": null, "holds": [],
+         "held_bios": 0, "merged_id": null, "holds": [], "tags": [],
          "verified": null, "verified_ok": null, "verified_deep": null, "damage": null},
         {"session_id": hex(3), "name": c, "device": image,
          "format": "bdsnap", "kind": "mount", "state": "interrupted", "durability": "async",
@@ -140,7 +99,7 @@ fn list_as_json() {
          "chunk_size": 4096, "records": null, "saved_bytes": 4096, "gap_before": "none",
          "prev_session_id": hex(2), "group_id": null, "restored_id": null, "boot_id": boot,
          "errno": null, "broken_sector": null, "broken": null, "absorbed_bytes": 0,
-         "held_bios": 0, "merged_id": null, "holds": [],
+         "held_bios": 0, "merged_id": null, "holds": [], "tags": [],
          "verified": null, "verified_ok": null, "verified_deep": null, "damage": null},
         {"session_id": null, "name": "vdz_20260101T000000Z", "device": null,
          "format": "bdsnap", "kind": null, "state": "damaged", "durability": null,
@@ -148,7 +107,7 @@ fn list_as_json() {
          "device_bytes": null, "chunk_size": null, "records": null, "saved_bytes": null,
          "gap_before": null, "prev_session_id": null, "group_id": null, "restored_id": null,
          "boot_id": null, "errno": null, "broken_sector": null, "broken": null,
-         "absorbed_bytes": null, "held_bios": null, "merged_id": null, "holds": null,
+         "absorbed_bytes": null, "held_bios": null, "merged_id": null, "holds": null, "tags": null,
          "verified": null, "verified_ok": null, "verified_deep": null,
          "damage": "blocks.map: No such file or directory"},
     ]});
@@ -213,10 +172,42 @@ fn names_cannot_harm_a_terminal() {
     assert!(r.header.set_name("/srv/\x1b]0;x\x07\u{202e}gmi\n".as_bytes()));
     r.write(0, &[1]);
     r.end(State::Closed);
-    for args in [&["list"][..], &["list", "-o", "device"], &["verify", "--all"]] {
-        let out = bdsnap(lab.store.path(), args, "").expect(0).out;
-        assert!(!out.contains(['\x1b', '\x07', '\u{202e}']), "{out:?}");
+    let mut r = lab.record(&Options::default());
+    assert!(r.header.set_name(b"/srv/disk.img"));
+    r.write(0, &[1]);
+    let other = r.end(State::Closed);
+    let hostile = lab.path("vdb_\u{1b}[31m_20260101T000000Z");
+    fs::create_dir(&hostile).unwrap();
+    fs::write(hostile.join("meta.json"), "{\"device\":\"\\u001b[31m\"}").unwrap();
+    fs::write(
+        lab.path(&other).join("tags.json"),
+        "{\"schema_version\":1,\"tags\":[\"\\u001b[m\"]}",
+    )
+    .unwrap();
+    let first = bdsnap(lab.store.path(), &["list", "--json"], "").json()["sessions"][0]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let svg = tmp.path().join("x.svg");
+    for args in [
+        &["list"][..],
+        &["list", "-o", "device,name,tags"],
+        &["verify", "--all"],
+        &["inspect", &first, "--svg", svg.to_str().unwrap()],
+        &["status", "--prometheus", "-"],
+        &["cat", &first, "/\u{1b}x"],
+        &["hold", &first, "\u{1b}x"],
+        &["untag", &first, "\u{1b}x"],
+        &["list", "-o", "\u{1b}x"],
+        &["list", "/\u{1b}x"],
+    ] {
+        let ran = bdsnap(lab.store.path(), args, "");
+        let both = ran.out + &ran.err;
+        assert!(!both.contains(['\x1b', '\x07', '\u{202e}']), "{args:?}: {both:?}");
+        assert!(!both.is_empty(), "{args:?}");
     }
+    let svg = fs::read_to_string(svg).unwrap();
+    assert!(svg.contains("\\u{202e}gmi") && !svg.contains(['\x1b', '\u{202e}']), "{svg}");
     bdsnap(lab.store.path(), &["list"], "").says("/srv/\\u{1b}]0;x\\u{7}\\u{202e}gmi\\n");
 }
 
@@ -318,25 +309,28 @@ fn a_reader_that_goes_away_is_no_error() {
     assert!(child.wait().unwrap().success());
 }
 
-/// Run with `cargo test --release -- --ignored`: takes 160 MB.
+/// Half a second is the aim; of an optimised program on a machine with nothing else to do.
 #[test]
-#[ignore = "large"]
-fn ten_thousand_sessions_are_listed_in_seconds() {
+fn ten_thousand_sessions_are_listed_soon() {
     let tmp = tempfile::tempdir().unwrap();
     let (lab, [a, ..]) = three(tmp.path());
     for i in 3..10_000 {
         let copy = lab.path(&format!("{a}-{i}"));
         fs::create_dir(&copy).unwrap();
         for file in ["blocks.map", "blocks.dat"] {
-            fs::copy(lab.path(&a).join(file), copy.join(file)).unwrap();
+            fs::hard_link(lab.path(&a).join(file), copy.join(file)).unwrap();
         }
     }
-    let start = std::time::Instant::now();
-    let ran = bdsnap(lab.store.path(), &["list"], "").expect(0);
-    let took = start.elapsed();
-    assert_eq!(ran.out.lines().count(), 10_001);
+    let took = (0..3).map(|_| {
+        let start = std::time::Instant::now();
+        let ran = bdsnap(lab.store.path(), &["list"], "").expect(0);
+        assert_eq!(ran.out.lines().count(), 10_001);
+        start.elapsed()
+    });
+    let took = took.min().unwrap();
     eprintln!("{took:?}");
-    assert!(took.as_secs() < 5, "{took:?}");
+    let limit = if cfg!(debug_assertions) { 10_000 } else { 1500 };
+    assert!(took.as_millis() < limit, "{took:?}");
 }
 
 #[test]
@@ -398,6 +392,15 @@ fn holds_and_verifications_are_remembered() {
     bdsnap(store, &["release", &a, "upgrade"], "").expect(3);
     bdsnap(store, &["release", &a, "other"], "").expect(0);
     assert!(!lab.path(&a).join("holds.json").exists());
+    bdsnap(store, &["tag", &a, "release"], "").expect(0).says("now tagged release");
+    bdsnap(store, &["tag", &a, "release"], "").expect(0).says("already");
+    bdsnap(store, &["tag", &a, "\x1b"], "").expect(2);
+    bdsnap(store, &["list", "--tag", "x,release"], "").expect(0).says("tag: release");
+    let list = bdsnap(store, &["list", "--json", "--tag", "release"], "").expect(0).json();
+    assert_eq!(list["sessions"].as_array().unwrap().len(), 1);
+    bdsnap(store, &["untag", &a, "release"], "").expect(0);
+    bdsnap(store, &["untag", &a, "release"], "").expect(3);
+    assert!(!lab.path(&a).join("tags.json").exists());
     // What has changed since is not verified.
     fs::OpenOptions::new()
         .append(true)
@@ -438,6 +441,114 @@ fn inspect() {
     // No file system, no gap accepted.
     bdsnap(store, &["inspect", &a, "--files"], "").expect(5);
     bdsnap(store, &["cat", &a, "/x", "--accept-gap", "--accept-loss"], "").expect(5).says("ext4");
+}
+
+#[test]
+fn settings_and_where_they_are_from() {
+    let tmp = tempfile::tempdir().unwrap();
+    fs::create_dir(tmp.path().join("conf.d")).unwrap();
+    let put = |name: &str, text: &str| fs::write(tmp.path().join(name), text).unwrap();
+    put("bdsnap.toml", "[module]\nmin_free_mib = 7\n[prune]\nkeep_last = 5\n");
+    put("conf.d/10-more.toml", "store = \"/data\"\n[prune]\nkeep_tags = [\"a\"]\n");
+    let dir = tmp.path().to_str().unwrap();
+    let show = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bdsnap"));
+        Ran::of(command.args(["config", "show", "--config-dir", dir]).args(args), b"")
+    };
+    let out = show(&[]).expect(0).out;
+    let words: Vec<Vec<&str>> = out.lines().map(|l| l.split_whitespace().collect()).collect();
+    for (value, source) in [
+        ("store = \"/data\"", "conf.d/10-more.toml"),
+        ("#durability = \"strict\"", "default"),
+        ("min_free_mib = 7", "bdsnap.toml"),
+        ("keep_last = 5", "bdsnap.toml"),
+        ("keep_tags = [\"a\"]", "conf.d/10-more.toml"),
+        ("#min_age = \"1h\"", "default"),
+    ] {
+        let source = if source == "default" { source.into() } else { format!("{dir}/{source}") };
+        let mut line: Vec<&str> = value.split(' ').collect();
+        line.extend(["#", &source]);
+        assert!(words.contains(&line), "{line:?}: {out}");
+    }
+    show(&["--store", "/flag"]).expect(0).says("store = \"/flag\"").says("# command line");
+    assert_eq!(show(&["store"]).expect(0).out, "/data\n");
+    let json = show(&["--json"]).expect(0).json();
+    let values = json["values"].as_array().unwrap();
+    let of = |key: &str| values.iter().find(|v| v["key"] == key).unwrap();
+    assert_eq!(of("prune.keep_last")["value"], "5");
+    assert_eq!(of("module.chunk_size")["source"], "default");
+    put("conf.d/20-bad.toml", "[prune]\nkeep_lats = 1\n");
+    show(&[]).expect(1).says("20-bad.toml: no such rule: keep_lats");
+}
+
+#[test]
+fn help_pages_and_completions() {
+    let commands = [
+        "init",
+        "activate",
+        "deactivate",
+        "passwd",
+        "settle",
+        "reload",
+        "config",
+        "config show",
+        "status",
+        "list",
+        "verify",
+        "inspect",
+        "view",
+        "cat",
+        "extract",
+        "hold",
+        "release",
+        "tag",
+        "untag",
+    ];
+    let program = env!("CARGO_BIN_EXE_bdsnap");
+    help_and_pages(program, "bdsnap", env!("CARGO_MANIFEST_DIR"), &commands);
+}
+
+/// What a user sees who looks around.
+#[test]
+fn transcript() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (lab, [a, b, _]) = three(tmp.path());
+    let mut t = Transcript::of(env!("CARGO_MANIFEST_DIR"), "transcripts/store.txt")
+        .replacing(lab.store.path(), "/snapshot")
+        .replacing(tmp.path(), "/srv");
+    let also = ["--store".as_ref(), lab.store.path().as_os_str()];
+    for line in [
+        "bdsnap list",
+        "bdsnap list -o name,kind,saved_bytes --state closed,broken --sort saved_bytes",
+        "bdsnap list -o nonsense",
+        "bdsnap list /dev/none",
+        "bdsnap verify --all",
+        "bdsnap verify nothing",
+        "bdsnap inspect BROKEN",
+        "bdsnap hold CLOSED before-upgrade",
+        "bdsnap tag CLOSED release",
+        "bdsnap release CLOSED nothing",
+        "bdsnap cat BROKEN /etc/fstab",
+        "bdsnap view BROKEN /mnt",
+        "bdsnap frobnicate",
+        "bdsnap --store /none list",
+    ] {
+        let line = line.replace("CLOSED", &a).replace("BROKEN", &b);
+        let also = if line.contains("--store") { &[][..] } else { &also[..] };
+        t.run(env!("CARGO_BIN_EXE_bdsnap"), &line, also);
+    }
+    flip(&lab.path(&a).join("blocks.dat"), 77);
+    t.run(env!("CARGO_BIN_EXE_bdsnap"), &format!("bdsnap verify {a}"), &also);
+    t.end(|line| match line.split_once(" free in ") {
+        // Depends on the file system.
+        Some((before, _)) => before.split(',').next().unwrap_or_default().to_owned() + ", ...",
+        None if line.starts_with("Stored ") => "Stored   ...".to_owned(),
+        // A column is as wide as the names that stand here for others.
+        None if line.starts_with("DEVICE") || line.starts_with("/srv/") => {
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        }
+        None => line.to_owned(),
+    });
 }
 
 #[test]

@@ -37,6 +37,11 @@ impl Prepared<'_> {
     pub fn apply(mut self, progress: &dyn Progress, stop: &Stop<'_>) -> Result<Outcome> {
         let partial = self.plan.partial;
         let resumed = self.resumed.is_some();
+        if self.plan.bytes_to_write > 0 {
+            // Saved for undo (unless it goes on), written, read back.
+            let undo = if resumed { 0 } else { self.plan.undo_bytes };
+            progress.plan(undo.saturating_add(self.plan.bytes_to_write.saturating_mul(2)));
+        }
         let journal = match self.resumed.take() {
             Some(journal) => {
                 self.set_tails(&journal.record, progress)?;

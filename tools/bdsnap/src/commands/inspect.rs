@@ -165,8 +165,8 @@ fn picture(path: &Path, session: &Session, m: &Summary) -> Result<(), Error> {
     let cells = heat(&m.all, m.device_bytes, SVG.0 * SVG.1);
     let title = format!(
         "{} of {}: {} changed",
-        text::lossy(&session.dir),
-        text::lossy(session.header.name()),
+        text::escape(&session.dir),
+        text::escape(session.header.name()),
         text::size(m.saved_bytes)
     );
     let each = text::size(m.device_bytes / cells.len() as u64);

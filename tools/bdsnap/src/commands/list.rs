@@ -65,6 +65,8 @@ struct Row {
     merged_id: Option<String>,
     /// Names of its holds.
     holds: Option<Vec<String>>,
+    /// Its tags.
+    tags: Option<Vec<String>>,
     /// When it was verified; none: never, or it has changed since.
     verified: Option<String>,
     /// How that went.
@@ -148,6 +150,7 @@ fn filter(rows: &mut Vec<Row>, args: &List) -> Result<(), Error> {
     rows.retain(|r| {
         among(&args.kind, r.kind)
             && among(&args.state, Some(r.state))
+            && (args.tag.is_empty() || r.tags.iter().flatten().any(|t| args.tag.contains(t)))
             && since.is_none_or(|t| r.start_ns.is_some_and(|s| s >= t))
             && until.is_none_or(|t| r.start_ns.is_some_and(|s| s <= t))
             && (min_size == 0 || r.saved_bytes.is_some_and(|s| s >= min_size))
@@ -229,6 +232,7 @@ fn row(item: &Item, module: Option<&ModuleStatus>) -> Row {
         held_bios: None,
         merged_id: None,
         holds: None,
+        tags: None,
         verified: None,
         verified_ok: None,
         verified_deep: None,
@@ -284,6 +288,7 @@ fn session_row(s: &Session, live: bool, empty: Row) -> Row {
         held_bios: Some(status.held_bios),
         merged_id: text::id(&header.merged_id),
         holds: Some(held(s)),
+        tags: Some(notes::tags(&s.path).unwrap_or_else(|e| vec![format!("({})", e.message)])),
         verified: verified.as_ref().map(|v| v.when.clone()),
         verified_ok: verified.as_ref().map(|v| v.ok),
         verified_deep: verified.and_then(|v| v.deep),
@@ -301,7 +306,7 @@ fn held(s: &Session) -> Vec<String> {
 }
 
 /// The names of [`Row`]'s fields.
-const COLUMNS: [&str; 34] = [
+const COLUMNS: [&str; 35] = [
     "session_id",
     "name",
     "device",
@@ -332,11 +337,16 @@ const COLUMNS: [&str; 34] = [
     "held_bios",
     "merged_id",
     "holds",
+    "tags",
     "verified",
     "verified_ok",
     "verified_deep",
     "damage",
 ];
+
+/// What a narrow terminal does without, in this order: SPAN, KIND, VERIFIED
+/// (what is bad is remarked), START (it is part of the name).
+const SPARE: [usize; 4] = [3, 5, 7, 2];
 
 /// The table without `-o`.
 fn people(rows: &[Row], colored: bool) -> String {
@@ -372,7 +382,7 @@ fn people(rows: &[Row], colored: bool) -> String {
             Cell::new(remarks(r)),
         ]);
     }
-    table::finish(table, &[3, 4])
+    table::fit(table, &[3, 4], &SPARE, table::terminal_width())
 }
 
 fn verified(r: &Row, colored: bool) -> Cell {
@@ -397,6 +407,12 @@ fn verified(r: &Row, colored: bool) -> Cell {
 fn remarks(r: &Row) -> String {
     let mut remarks = Vec::new();
     remarks.extend(r.holds.iter().flatten().map(|h| format!("held: {}", shown(h))));
+    remarks.extend(r.tags.iter().flatten().map(|t| format!("tag: {}", shown(t))));
+    match (r.verified_ok, r.verified_deep.as_deref()) {
+        (Some(false), _) => remarks.push("was found damaged".into()),
+        (_, Some("not clean")) => remarks.push("its image was not clean".into()),
+        _ => {}
+    }
     if r.merged_id.is_some() {
         remarks.push("merged".into());
     }

@@ -19,7 +19,7 @@ use bdsnap_core::{chain, fsutil, notes, text, Error, Kind};
 
 /// What the store says.
 struct Stored {
-    /// Sessions and their bytes, by device and state.
+    /// Sessions and their bytes, by device (harmless for a terminal) and state.
     sessions: BTreeMap<(String, &'static str), (u64, u64)>,
     /// Start of the newest session of a device, and whether its last
     /// verification found it good (if there was one).
@@ -42,7 +42,7 @@ fn stored(common: &Common, module: Option<&ModuleStatus>) -> Result<Stored, Erro
     for item in &items {
         let (device, state, bytes) = match item {
             Item::Session(s) => {
-                let device = text::lossy(s.header.name());
+                let device = text::escape(s.header.name());
                 // They come oldest first.
                 let good =
                     notes::verified(s).map(|v| v.ok && v.deep.as_deref() != Some("not clean"));
@@ -50,7 +50,7 @@ fn stored(common: &Common, module: Option<&ModuleStatus>) -> Result<Stored, Erro
                 (device, s.view(chain::is_live(s, module)).as_str(), s.stored_bytes)
             }
             Item::Original(o) => {
-                let device = o.device.as_deref().map(text::lossy).unwrap_or_default();
+                let device = o.device.as_deref().map(text::escape).unwrap_or_default();
                 (device, "unchecked", o.dat_bytes)
             }
             Item::Damaged(_) => (String::new(), "damaged", 0),
@@ -150,7 +150,7 @@ fn of_module(m: &mut Metrics, status: &ModuleStatus) {
     for (name, help, of) in per_device {
         m.head(name, "gauge", help);
         for r in &status.entries {
-            m.value(name, &[("device", &text::lossy(&r.name))], of(&r.entry));
+            m.value(name, &[("device", &text::escape(&r.name))], of(&r.entry));
         }
     }
 }
