@@ -103,8 +103,16 @@ make_deb() {
 	}
 	mv "$dir"/work/bdsnap[-_]* "$dir/"
 	rm -rf "$dir/work"
+	make_pref "$chroot" >"$dir/bdsnap.pref"
 	in_chroot "$chroot" "$dir:/mnt/repo" -- \
 		sh -euc 'cd /mnt/repo; apt-ftparchive packages . >Packages; [ -z "$1" ] || apt-ftparchive sources . >Sources; apt-ftparchive -o APT::FTPArchive::Release::Origin=bdsnap release . >/tmp/Release; mv /tmp/Release .' - "$with_source"
+}
+# make_pref CHROOT: the release's own compiler, also where backports are preferred
+make_pref() {
+	local version
+	version=$(in_chroot "$1" -- rustc --version | cut -d " " -f 2)
+	printf '%s\n' "Explanation: bdsnap-dkms needs the compiler that the kernels of this release were built with." \
+		"Package: rustc rust-src libstd-rust-dev" "Pin: version ${version%.*}.*" "Pin-Priority: 991"
 }
 release_number() {
 	case $1 in

@@ -11,7 +11,6 @@ set -euo pipefail
 . "$(dirname "$0")/../lib.sh"
 . "$top/tests/deb/lib.sh"
 
-DATA_UUID=11111111-2222-4333-8444-555555555555
 KNOWN_NOT=7.2.11+deb13-amd64
 system=$dir/system
 make_repository
@@ -24,15 +23,21 @@ cp "$top/debian/tests/main-job" "$share/"
 
 # ---- In the file system: what apt and DKMS make of it ----
 
-text=$(in_system "$system" "$repository:/mnt/repo" -- sh -c '
-	echo "deb [trusted=yes] file:/mnt/repo ./" >/etc/apt/sources.list.d/bdsnap.list
-	apt-get -q -o Acquire::Languages=none update >&2
-	apt-get -s -t trixie-backports install bdsnap bdsnap-dkms 2>&1') || :
-if grep -q '^Inst rustc .*1\.85' <<<"$text" || grep -qE 'rustc \(< 1\.86' <<<"$text"; then
-	ok "with backports preferred, the right compiler or a refusal"
-else
-	not_ok "with backports preferred, the right compiler or a refusal: $(tail -n 20 <<<"$text")"
-fi
+planned() {
+	in_system "$system" "$repository:/mnt/repo" -- sh -c '
+		echo "deb [trusted=yes] file:/mnt/repo ./" >/etc/apt/sources.list.d/bdsnap.list
+		printf "%s\n" "Package: *" "Pin: release n=trixie-backports" "Pin-Priority: 500" >/etc/apt/preferences.d/backports
+		apt-get -q -o Acquire::Languages=none update >&2
+		apt-get -s -o APT::Install-Recommends=true "$@" 2>&1
+		rm /etc/apt/preferences.d/*' - "$@"
+}
+has() { if grep -qE "$2" <<<"$3"; then ok "$1"; else not_ok "$1: no '$2' in: $3"; fi; }
+has "with backports preferred, a wrong compiler is refused" 'Depends: rustc \(< 1\.86' "$(planned install bdsnap-dkms)"
+in_system "$system" "$repository:/mnt/repo" -- cp /mnt/repo/bdsnap.pref /etc/apt/preferences.d/
+text=$(planned install -t trixie-backports bdsnap linux-image-amd64 linux-headers-amd64)
+has "with bdsnap.pref, one command installs all, even from backports alone" '^Inst bdsnap-dkms ' "$text"
+has "with the right compiler" '^Inst rustc .*1\.85' "$text"
+has "and the newest kernel" '^Inst linux-image-7' "$text"
 apt "$system" install bdsnap v4l2loopback-dkms || { not_ok "apt install bdsnap, with another DKMS module"; exit 1; }
 answers "both modules are built" 'v4l2loopback.*bdsnap|bdsnap.*v4l2loopback' "dkms status -k $OLD_KVER | grep installed | paste -sd ' '"
 
@@ -58,6 +63,7 @@ mke2fs -q -t ext4 -U "$DATA_UUID" "$dir/data"
 disk store 512M
 mke2fs -q -t ext4 -L snapshot "$dir/store"
 
+booted "from kernel to kernel by kexec" "$OLD_KVER" 1500 kexec.sh
 booted "a session is cut" "$OLD_KVER" 900 cut.sh
 booted "the boot after it" "$OLD_KVER" 900 after-cut.sh
 booted "an upgrade of the packages in a session" "$OLD_KVER" 2400 package-upgrade.sh

@@ -9,18 +9,27 @@
 # shellcheck source=../../scripts/lib/guest.sh
 . "$top/scripts/lib/guest.sh"
 
-OLD_KVER=7.2.12+deb13-amd64
-NEW_KVER=7.3.4+deb13-amd64
+# The release; a case may choose another before it sources this.
+DEB_SUITE=${DEB_SUITE:-trixie}
 BASE_PACKAGES=systemd-sysv,udev,dbus,kmod,procps,e2fsprogs,mount,util-linux,fdisk,dmsetup,lvm2,kexec-tools,apt,\
-initramfs-tools,linux-image-6.12.107+deb13-amd64,linux-headers-6.12.107+deb13-amd64,linux-base/trixie-backports
+initramfs-tools
+case $DEB_SUITE in
+trixie)
+	OLD_KVER=7.2.12+deb13-amd64
+	NEW_KVER=7.3.4+deb13-amd64
+	BASE_PACKAGES+=,linux-image-6.12.107+deb13-amd64,linux-headers-6.12.107+deb13-amd64,linux-base/trixie-backports
+	;;
+forky) OLD_KVER=7.2.12+deb14-amd64 ;;
+esac
 
 make_deb_base() {
 	local version
 	version=$(kernel_version "$OLD_KVER")
-	make_chroot trixie "$BASE_PACKAGES,linux-image-$OLD_KVER=$version,linux-headers-$OLD_KVER=$version" "$1"
+	make_chroot "$DEB_SUITE" "$BASE_PACKAGES,linux-image-$OLD_KVER=$version,linux-headers-$OLD_KVER=$version" "$1"
 }
-# deb_base: sets ENTRY; a Debian 13 with a kernel of its own, which is too old, and one from backports
-deb_base() { cached deb-base "$BASE_PACKAGES $OLD_KVER 1" make_deb_base; }
+# deb_base: sets ENTRY; a Debian 13 with a kernel of its own, which is too old, and one from backports; or a
+# Debian 14 with its kernel
+deb_base() { cached "deb-base-$DEB_SUITE" "$BASE_PACKAGES $OLD_KVER 1" make_deb_base; }
 
 # ---- A system: a folder with what differs from the base and, once it is to boot, with a disk ----
 
@@ -125,8 +134,20 @@ boot() {
 # make_repository [OPTION...]: sets `repository`; options are those of build-deb. $BDSNAP_DEBS is a
 # folder with packages that are there already.
 make_repository() {
-	repository=${BDSNAP_DEBS:-$("$top/scripts/build-deb" "$@" | tail -n 1)}
+	repository=${BDSNAP_DEBS:-$("$top/scripts/build-deb" --suite "$DEB_SUITE" "$@" | tail -n 1)}
 	[ -e "$repository/Packages" ] || not_ok "the packages are built"
+}
+# borrow_parts DIR: those that the rig has made for the same kernels
+borrow_parts() {
+	local kver own
+	for kver in "$OLD_KVER" ${NEW_KVER:+"$NEW_KVER"}; do
+		own=$CACHE/kbuild/$kver
+		if [ -e "$own/.stamp" ] && [ ! -e "$1/$kver" ]; then
+			cp -a "$own" "$1/.borrowed"
+			sed -i "s,^KBUILD_OUTPUT=.*,KBUILD_OUTPUT=/var/cache/bdsnap/kbuild/$kver," "$1/.borrowed/Makefile"
+			mv -T "$1/.borrowed" "$1/$kver"
+		fi
+	done
 }
 # apt SYSTEM ARGUMENT...: apt-get with the repository; its output is in $dir/apt. The kernels' Rust parts,
 # which take minutes to compile, are kept for the next time; rust-kbuild sees whether they fit, as it does
@@ -138,6 +159,7 @@ apt() {
 	local parts=$CACHE/deb-kbuild
 	[ -z "${BDSNAP_COLD:-}" ] || parts=$system/parts
 	mkdir -p "$parts"
+	if [ -z "${BDSNAP_COLD:-}" ]; then borrow_parts "$parts"; fi
 	in_system "$system" "$repository:/mnt/repo" "$parts:/mnt/parts" -- sh -euc '
 		cache=/var/cache/bdsnap/kbuild
 		# copy FROM TO: what is whole, and not there yet
@@ -151,6 +173,7 @@ apt() {
 		mkdir -p "$cache"
 		copy /mnt/parts "$cache"
 		echo "deb [trusted=yes] file:/mnt/repo ./" >/etc/apt/sources.list.d/bdsnap.list
+		cp /mnt/repo/bdsnap.pref /etc/apt/preferences.d/
 		apt-get -q -o Acquire::Languages=none update
 		apt-get -qy -o APT::Keep-Downloaded-Packages=true -o APT::Install-Recommends=true \
 			-o Dpkg::Options::=--force-unsafe-io "$@"
@@ -158,6 +181,36 @@ apt() {
 		tail -n 40 "$dir/apt" >&2
 		return 1
 	}
+}
+# set_up: as a user would, and makes it bootable: /data and /plug are listed, /snapshot is a mount of its own.
+# What is on /data's disk is in $dir/before.
+DATA_UUID=11111111-2222-4333-8444-555555555555
+set_up() {
+	local n
+	# shellcheck disable=SC2016
+	in_system "$system" -- sh -euc '
+		echo "correct horse" | bdsnap passwd --password-stdin
+		printf "%s\n" "/dev/disk/by-uuid/$1" /dev/disk/by-id/virtio-plug >/etc/bdsnap/devices
+		sed -i "s/^#min_free_mib.*/min_free_mib = 17/" /etc/bdsnap/bdsnap.toml
+		mkdir /snapshot /data /plug
+		printf "%s\n" "UUID=$1 /data ext4 defaults 0 2" "LABEL=snapshot /snapshot ext4 defaults 0 2" \
+			"/dev/disk/by-id/virtio-plug /plug ext4 noauto,nofail,x-systemd.automount 0 2" >/etc/fstab' - "$DATA_UUID"
+	make_bootable "$system"
+	mkdir "$dir/files"
+	for n in $(seq 40); do head -c 200000 /dev/urandom >"$dir/files/$n"; done
+	disk data 96M
+	mke2fs -q -t ext4 -U "$DATA_UUID" -d "$dir/files" "$dir/data"
+	disk store 512M
+	mke2fs -q -t ext4 -L snapshot "$dir/store"
+	disk plug 32M
+	mke2fs -q -t ext4 "$dir/plug"
+	disk lvm 64M
+	cp --sparse=always "$dir/data" "$dir/before"
+}
+# nothing_left: after a purge
+nothing_left() {
+	is "purged, only the store is left" /snapshot/.bdsnap-store "$(in_system "$system" -- find / -xdev \
+		\( -path /proc -o -path /var/lib/apt -o -path /var/log -o -path /etc/apt \) -prune -o -iname '*bdsnap*' -print)"
 }
 # answers NAME PATTERN COMMAND: run in the system
 answers() {

@@ -24,7 +24,8 @@ IFS=: read -r _ _ _ salt hash </etc/bdsnap/secret
 pattern="$salt|$hash|correct horse"
 hasnt "not in the kernel log" "$pattern" "$(dmesg)"
 hasnt "not in the journal" "$pattern" "$(journalctl -b --no-pager)"
-hasnt "not in the module's parameters" "$pattern" "$(grep -r . /sys/module/bdsnap/parameters)"
+hasnt "not in sysfs" "$pattern" "$(grep -ar . /sys/module/bdsnap /sys/class/misc/bdsnap/ 2>/dev/null)"
+hasnt "not in what udev and systemd keep" "$pattern" "$(udevadm info --export-db; systemctl show 'bdsnap*')"
 hasnt "not in arguments and environments" "$pattern" \
 	"$(for pid in /proc/[0-9]*; do [ "${pid#/proc/}" = $$ ] || tr '\0' ' ' <"$pid/cmdline"; tr '\0' ' ' <"$pid/environ"; done 2>/dev/null)"
 is "the secret's mode" 600 "$(stat -c %a /etc/bdsnap/secret)"

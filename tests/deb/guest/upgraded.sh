@@ -21,3 +21,42 @@ is "status --check is content" 0 "$(bdsnap status --check >/dev/null 2>&1; echo 
 umount /data
 bdsnap-restore "/dev/disk/by-uuid/$DATA_UUID" "$(cat /host/session)" --yes --accept-gap
 is "the device is restored" 0 $?
+
+# ---- Pruned by the unit, as its timer does it ----
+
+is "the timer waits" active "$(systemctl is-active bdsnap-prune.timer)"
+has "without rules it removes nothing" '0 sessions removed' "$(systemctl start bdsnap-prune.service; journalctl --no-pager -b -u bdsnap-prune)"
+mkdir -p /etc/bdsnap/conf.d
+printf '%s\n' '[prune]' 'keep_last = 1' 'min_age = "0s"' 'trash = "0"' >/etc/bdsnap/conf.d/test.toml
+before=$(bdsnap list "/dev/disk/by-uuid/$DATA_UUID" --json | grep -o '"session_id"' | wc -l)
+systemctl start bdsnap-prune.service
+is "with a rule it does its work" 0 $?
+after=$(bdsnap list "/dev/disk/by-uuid/$DATA_UUID" --json | grep -o '"session_id"' | wc -l)
+is "one session is left of several" "yes 1" "$([ "$before" -gt 1 ] && echo yes) $after"
+has "and tells it" '[1-9][0-9]* sessions? removed' "$(journalctl --no-pager -b -u bdsnap-prune)"
+for unit in bdsnap-prune bdsnap-store bdsnap; do
+	echo "# systemd-analyze security $unit: $(systemd-analyze security --no-pager "$unit.service" | tail -n 1)"
+done
+systemd-analyze security --no-pager --threshold=25 bdsnap-prune.service >/dev/null
+is "the prune service's exposure is at most 2.5" 0 $?
+
+# ---- While the secret is on its way, nobody sees it in arguments and environments ----
+
+umount /lv /image
+IFS=: read -r _ _ _ salt hash </etc/bdsnap/secret
+printf '%s\n' "$salt" "$hash" "correct horse" >/run/patterns
+(
+	while [ ! -e /run/enough ]; do
+		grep -alFf /run/patterns /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null
+		echo . >>/run/looks
+	done
+) >/run/seen &
+bdsnap reload
+is "the module is loaded again" 0 $?
+echo "correct horse" >/run/password
+bdsnap deactivate "/dev/disk/by-uuid/$DATA_UUID" --password-file /run/password && bdsnap activate "/dev/disk/by-uuid/$DATA_UUID" --password-file /run/password
+is "the password is right" 0 $?
+touch /run/enough
+wait
+echo "# looked $(wc -l </run/looks) times"
+is "the secret was seen by none of many looks" "" "$(cat /run/seen)"
