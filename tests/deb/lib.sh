@@ -118,7 +118,7 @@ boot() {
 	emulator
 	timeout --kill-after=10 "$seconds" "${EMULATOR[@]}" -name bdsnap-deb -nodefaults -no-user-config -display none -no-reboot \
 		-M q35 -accel tcg,thread=single -cpu max -smp 2 -m 1024 -kernel "$system/boot/vmlinuz-$kver" -initrd "$system/boot/initrd.img-$kver" \
-		-append "root=LABEL=root ro console=ttyS0 panic=-1 oops=panic \
+		-append "root=LABEL=root ro console=ttyS0 loglevel=5 systemd.show_status=false systemd.condition_needs_update=0 panic=-1 oops=panic \
 			systemd.default_device_timeout_sec=600 systemd.default_timeout_start_sec=600 ${APPEND:-}" -serial "file:$dir/console" \
 		-drive "if=none,id=root,format=raw,file=$system/disk,cache=unsafe" -device virtio-blk-pci,drive=root,serial=root \
 		-virtfs "local,path=$share,mount_tag=host,security_model=none,multidevs=remap" "$@" </dev/null || status=$?

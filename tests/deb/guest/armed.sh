@@ -16,7 +16,7 @@ order "registered, then checked, then mounted" "$(when ActiveEnterTimestampMonot
 order "the store is mounted before the device" "$(when ActiveEnterTimestampMonotonic snapshot.mount)" \
 	"$(when InactiveExitTimestampMonotonic data.mount)"
 has "the unit says what it did" 'listed devices? registered' "$(systemctl status bdsnap.service 2>&1)"
-is "the settings in bdsnap.toml are the module's" 17 "$(cat /sys/module/bdsnap/parameters/min_free_mib)"
+has "the settings in bdsnap.toml are the module's" '"min_free_bytes": ?17825792' "$(bdsnap status --json)"
 
 # ---- The secret is seen nowhere ----
 
@@ -24,7 +24,7 @@ IFS=: read -r _ _ _ salt hash </etc/bdsnap/secret
 pattern="$salt|$hash|correct horse"
 hasnt "not in the kernel log" "$pattern" "$(dmesg)"
 hasnt "not in the journal" "$pattern" "$(journalctl -b --no-pager)"
-hasnt "not in sysfs" "$pattern" "$(grep -ar . /sys/module/bdsnap /sys/class/misc/bdsnap/ 2>/dev/null)"
+hasnt "not in sysfs" "$pattern" "$(grep -ahr . /sys/module/bdsnap /sys/class/misc/bdsnap/ 2>/dev/null)"
 hasnt "not in what udev and systemd keep" "$pattern" "$(udevadm info --export-db; systemctl show 'bdsnap*')"
 hasnt "not in arguments and environments" "$pattern" \
 	"$(for pid in /proc/[0-9]*; do [ "${pid#/proc/}" = $$ ] || tr '\0' ' ' <"$pid/cmdline"; tr '\0' ' ' <"$pid/environ"; done 2>/dev/null)"
@@ -56,8 +56,8 @@ printf '%s\n' '/dev/vg0/lv0 /lv ext4 defaults 0 2' '/srv/image /image ext4 loop 
 
 # ---- The main job ----
 
-sha256sum /data/* >/host/files
-for file in /data/*; do dd if=/dev/urandom of="$file" bs=64k count=3 conv=notrunc status=none; done
+sha256sum /data/[0-9]* >/host/files
+for file in /data/[0-9]*; do dd if=/dev/urandom of="$file" bs=64k count=3 conv=notrunc status=none; done
 rm -f /data/1
 cp -r /usr/share/zoneinfo /data/ 2>/dev/null || cp -r /etc /data/
 sync
