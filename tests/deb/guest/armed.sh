@@ -13,6 +13,8 @@ records "/data is recorded from its mount at boot on" /data
 fsck=systemd-fsck@$(systemd-escape --path "/dev/disk/by-uuid/$DATA_UUID").service
 order "registered, then checked, then mounted" "$(when ActiveEnterTimestampMonotonic bdsnap.service)" \
 	"$(when ExecMainStartTimestampMonotonic "$fsck")" "$(when ActiveEnterTimestampMonotonic data.mount)"
+order "the store is made before the device is checked" "$(when ActiveEnterTimestampMonotonic bdsnap-store.service)" \
+	"$(when ExecMainStartTimestampMonotonic "$fsck")"
 order "the store is mounted before the device" "$(when ActiveEnterTimestampMonotonic snapshot.mount)" \
 	"$(when InactiveExitTimestampMonotonic data.mount)"
 has "the unit says what it did" 'listed devices? registered' "$(systemctl status bdsnap.service 2>&1)"
@@ -61,5 +63,6 @@ for file in /data/[0-9]*; do dd if=/dev/urandom of="$file" bs=64k count=3 conv=n
 rm -f /data/1
 cp -r /usr/share/zoneinfo /data/ 2>/dev/null || cp -r /etc /data/
 sync
+hasnt "no session is broken" broken "$(bdsnap list)"
 has "the device's writes are saved" 'saved +[1-9]' "$(bdsnap status /data)"
 bdsnap status /data | sed -n "s/^  session *recording, \([^,]*\),.*/\1/p" >/host/session

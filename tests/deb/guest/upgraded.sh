@@ -14,6 +14,7 @@ records "so is an image in a loop device" /image
 has "the session before was closed by the shutdown" 'mount +closed' "$(bdsnap list /data)"
 has "the status names kernels without a module, and why" \
 	'kernel 6.12.*has no module: it is older than Linux 7.2' "$(bdsnap status)"
+hasnt "no session is broken" broken "$(bdsnap list)"
 is "status --check is content" 0 "$(bdsnap status --check >/dev/null 2>&1; echo $?)"
 
 # ---- Back to before the first boot, over two sessions, a shutdown and another kernel ----
