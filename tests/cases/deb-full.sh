@@ -43,10 +43,9 @@ answers "both modules are built" 'v4l2loopback.*bdsnap|bdsnap.*v4l2loopback' "dk
 
 version=$(kernel_version "$KNOWN_NOT")
 apt "$system" install "linux-image-$KNOWN_NOT=$version" "linux-headers-$KNOWN_NOT=$version" || not_ok "a kernel's installation never fails"
-is "a kernel that the package doesn't know is skipped, and why is said" 1 \
-	"$(grep -c "kernel $KNOWN_NOT gets no module: .*install linux-source-7.2=$version" "$dir/apt")"
+said "a kernel that the package doesn't know is skipped, and why is said" "kernel $KNOWN_NOT gets no module: .*install linux-source-7.2=$version"
 apt "$system" install "linux-source-7.2=$version" || not_ok "the kernel source's installation"
-is "when its source comes, the module is built" 1 "$(grep -c "kernel $KNOWN_NOT has the module" "$dir/apt")"
+said "when its source comes, the module is built" "kernel $KNOWN_NOT has the module"
 apt "$system" purge "linux-image-$KNOWN_NOT" "linux-headers-$KNOWN_NOT" "linux-source-7.2" v4l2loopback-dkms || not_ok "a purge"
 
 # ---- Booted ----

@@ -19,7 +19,7 @@ apt "$system" install bdsnap || { not_ok "apt install bdsnap"; exit 1; }
 ok "apt install bdsnap"
 answers "the module is built for the kernel from backports" 'updates/dkms/bdsnap.ko.xz$' "modinfo -k $OLD_KVER -n bdsnap"
 answers "it is signed" . "modinfo -k $OLD_KVER -F sig_id bdsnap"
-is "the older kernel is skipped, and why is said" 1 "$(grep -c '6.12.*gets no module: it is older than 7.2' "$dir/apt")"
+said "the older kernel is skipped, and why is said" '6.12.*gets no module: it is older than 7.2'
 answers "the compiler is the release's own" '1\.85' 'rustc --version'
 
 # ---- Set up as a user would, and booted ----
@@ -31,7 +31,7 @@ unequal "the device was written" "$dir/before" "$dir/data"
 # ---- A newer kernel ----
 
 apt "$system" install "linux-image-$NEW_KVER" "linux-headers-$NEW_KVER" || not_ok "a new kernel's installation"
-is "the module is built when a new kernel is installed" 1 "$(grep -c "kernel $NEW_KVER has the module" "$dir/apt")"
+said "the module is built when a new kernel is installed" "kernel $NEW_KVER has the module"
 booted "the boot with $NEW_KVER" "$NEW_KVER" 1800 upgraded.sh
 equal "restored over the upgrade: byte for byte what it was before the first boot" "$dir/before" "$dir/data"
 

@@ -212,6 +212,8 @@ nothing_left() {
 	is "purged, only the store is left" /snapshot/.bdsnap-store "$(in_system "$system" -- find / -xdev \
 		\( -path /proc -o -path /var/lib/apt -o -path /var/log -o -path /etc/apt \) -prune -o -iname '*bdsnap*' -print)"
 }
+# said NAME PATTERN: by the last `apt`
+said() { if grep -q -- "$2" "$dir/apt"; then ok "$1"; else not_ok "$1: no '$2' in: $(grep bdsnap "$dir/apt")"; fi; }
 # answers NAME PATTERN COMMAND: run in the system
 answers() {
 	local text
