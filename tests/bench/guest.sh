@@ -8,6 +8,7 @@
 # to /host/raw: the reports of fio, and a line of JSON in cells.jsonl for each cell.
 
 . "$(dirname "$0")/../guest/lib.sh"
+. "$(dirname "$0")/lib.sh"
 model=$1 first=$2 last=$3
 shift 3
 words=" $* "
@@ -26,26 +27,8 @@ contenders=($(chosen $all_contenders)) workloads=($(chosen $all_workloads))
 
 # ---- Devices ----
 
-# nullb NAME MIB: a disk of 32 channels, of which each needs a millisecond for up to 16 KiB, with a cache
-# that has to be flushed
-nullb() {
-	local d=/sys/kernel/config/nullb/$1
-	mkdir "$d"
-	echo 1 >"$d/memory_backed"
-	echo "$2" >"$d/size"
-	echo 4096 >"$d/blocksize"
-	echo 2 >"$d/irqmode"
-	echo "${BENCH_LATENCY_NS:-1000000}" >"$d/completion_nsec"
-	echo 32 >"$d/hw_queue_depth"
-	echo 32 >"$d/max_sectors"
-	echo 4 >"$d/cache_size"
-	echo 1 >"$d/discard"
-	echo 1 >"$d/power" || die "null_blk $1"
-}
 case $model in
 model)
-	mount -t configfs configfs /sys/kernel/config
-	modprobe null_blk nr_devices=0
 	nullb origin 288
 	[[ " ${contenders[*]} " != *' thin '* ]] || nullb thinorigin 720
 	nullb store 800

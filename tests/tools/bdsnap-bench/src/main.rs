@@ -3,10 +3,14 @@
 //! `bdsnap-bench writes FILE OFFSET BYTES COUNT`: so many direct writes, one
 //! after the other; prints the nanoseconds that one took on average.
 //!
+//! `bdsnap-bench sessions STORE COUNT`: so many small sessions, in a store that is
+//! there.
+//!
 //! `bdsnap-bench report DIR`: from `DIR/raw`, which `tests/bench/guest.sh` has
 //! filled, makes `bench.json`, `tables.md` and the plots.
 
 mod report;
+mod sessions;
 mod svg;
 
 use std::error::Error;
@@ -37,6 +41,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         ["writes", file, offset, bytes, count] => {
             println!("{:.0}", writes(file, offset.parse()?, bytes.parse()?, count.parse()?)?);
         }
+        ["sessions", store, count] => sessions::make(store.as_ref(), count.parse()?)?,
         ["report", dir] => report::report(dir.as_ref())?,
         _ => return Err("see the beginning of its source".into()),
     }
