@@ -65,4 +65,5 @@ cp -r /usr/share/zoneinfo /data/ 2>/dev/null || cp -r /etc /data/
 sync
 hasnt "no session is broken" broken "$(bdsnap list)"
 has "the device's writes are saved" 'saved +[1-9]' "$(bdsnap status /data)"
-bdsnap status /data | sed -n "s/^  session *recording, \([^,]*\),.*/\1/p" >/host/session
+# The oldest session is what fsck wrote before the mount, if it did.
+bdsnap list "/dev/disk/by-uuid/$DATA_UUID" --json | grep -oE "[^\"/]+_[0-9]{8}T[0-9]{6}Z(-[0-9]+)?" | sort | head -n 1 >/host/session
