@@ -74,6 +74,18 @@ impl Break {
     }
 }
 
+/// The identity of the group of sessions that a session is of: those of one
+/// file system on several devices. It is that of the group's first session,
+/// which need not say so: it may have been alone when its header was written.
+pub(crate) fn group(session: &Session) -> Id {
+    let header = &session.header;
+    if header.group_id == NO_ID {
+        header.session_id
+    } else {
+        header.group_id
+    }
+}
+
 /// How the user names a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {

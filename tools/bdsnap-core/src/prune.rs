@@ -7,7 +7,7 @@
 //! an older one needs is *merged* into that, or stays, if that cannot be.
 //! The oldest sessions of a device go as they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -181,6 +181,13 @@ struct Step {
     sessions: Vec<usize>,
 }
 
+/// What is to be done with all sessions of a store.
+struct Work {
+    steps: Vec<Step>,
+    /// By place: what happens to it, and of a merge, into which.
+    actions: Vec<(Action, Option<usize>)>,
+}
+
 /// A plan that can be carried out.
 #[derive(Debug)]
 pub struct Prepared<'a> {
@@ -348,6 +355,55 @@ impl Sorted {
         Ok(())
     }
 
+    /// The places of sessions that are one file system's on several devices.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let mut groups: BTreeMap<Id, Vec<usize>> = BTreeMap::new();
+        for (i, s) in self.sessions.iter().enumerate() {
+            groups.entry(chain::group(s)).or_default().push(i);
+        }
+        groups.into_values().filter(|g| g.len() > 1).collect()
+    }
+
+    /// Keeps all of a group of which one is kept: only together they are a
+    /// file system. Returns whether that changes something.
+    fn keep_together(
+        &self,
+        groups: &[Vec<usize>],
+        decisions: &mut [Decision],
+        kept: impl Fn(usize) -> bool,
+    ) -> bool {
+        let mut changed = false;
+        for group in groups {
+            let Some(&stays) = group.iter().find(|&&i| kept(i)) else { continue };
+            let firm = group.iter().any(|&i| kept(i) && decisions[i].firm());
+            let name = text::escape(&self.sessions[stays].dir);
+            for &i in group.iter().filter(|&&i| !kept(i)) {
+                let text = format!("of one file system with {name}, which stays");
+                decisions[i].reasons.push(Reason { rule: "group", text, firm });
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// Decides how each session goes.
+    fn plan(&self, groups: &[Vec<usize>], decisions: &mut [Decision]) -> Work {
+        let grouped: BTreeSet<usize> = groups.iter().flatten().copied().collect();
+        loop {
+            let mut work = Work {
+                steps: Vec::new(),
+                actions: vec![(Action::Keep, None); self.sessions.len()],
+            };
+            for chain in &self.chains {
+                plan_chain(&self.sessions, chain.clone(), &grouped, decisions, &mut work);
+            }
+            // Each time round, more are kept.
+            if !self.keep_together(groups, decisions, |i| work.actions[i].0 == Action::Keep) {
+                return work;
+            }
+        }
+    }
+
     /// How many bytes `steps` free, when sessions take `bytes`, and whether that
     /// is exact: of merges, only the index tells what they will take.
     fn freed(&self, steps: &[Step], bytes: &[u64]) -> Result<(u64, bool)> {
@@ -419,6 +475,9 @@ pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Resul
     };
     let (mut decisions, policy_of) = sorted.decide(policies, &setting, status);
     sorted.protect(store, &mut decisions)?;
+    let groups = sorted.groups();
+    let kept: Vec<bool> = decisions.iter().map(Decision::kept).collect();
+    sorted.keep_together(&groups, &mut decisions, |i| kept[i]);
 
     let mut bytes: Vec<u64> = sessions.iter().map(|s| s.stored_bytes).collect();
     let limits = policies.max_size.is_some()
@@ -439,11 +498,7 @@ pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Resul
     let Limited { expired, notes, rushed, .. } = limited;
     let trash_ns = if rushed { 0 } else { policies.trash.0 };
 
-    let mut steps = Vec::new();
-    let mut actions = vec![(Action::Keep, None); sessions.len()];
-    for chain in &sorted.chains {
-        plan_chain(sessions, chain.clone(), &mut decisions, &mut actions, &mut steps);
-    }
+    let Work { steps, actions } = sorted.plan(&groups, &mut decisions);
     let (freed_bytes, exact) = sorted.freed(&steps, &bytes)?;
     let count = |a: Action| actions.iter().filter(|(b, _)| *b == a).count() as u64;
     let plan = Plan {
@@ -463,8 +518,8 @@ pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Resul
 }
 
 /// The sessions that interrupted restores need to be resumed or undone.
-fn wanted_by_restores(store: &Store) -> Result<std::collections::BTreeSet<String>> {
-    let mut ids = std::collections::BTreeSet::new();
+fn wanted_by_restores(store: &Store) -> Result<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
     for journal in journal::interrupted(store)? {
         ids.extend(journal.record.sessions.iter().cloned());
         for device in &journal.record.devices {
@@ -527,16 +582,17 @@ fn untouched(item: &Item) -> Line {
 /// Decides how each session of one chain goes.
 fn plan_chain(
     sessions: &[Session],
-    group: Range<usize>,
+    places: Range<usize>,
+    grouped: &BTreeSet<usize>,
     decisions: &mut [Decision],
-    actions: &mut [(Action, Option<usize>)],
-    steps: &mut Vec<Step>,
+    work: &mut Work,
 ) {
-    let newest = group.end - 1;
+    let Work { steps, actions } = work;
+    let newest = places.end - 1;
     let mut free = Step { into: None, sessions: Vec::new() };
     let mut merge: Option<Step> = None;
     // The one before, as long as it is in the store or part of `merge`.
-    for i in group {
+    for i in places {
         if decisions[i].kept() {
             steps.extend(merge.take().filter(|m| !m.sessions.is_empty()));
             merge = Some(Step { into: Some(i), sessions: Vec::new() });
@@ -552,6 +608,8 @@ fn plan_chain(
         let why = if i == newest {
             // The chain's tail names it.
             Some("it is the newest".to_owned())
+        } else if grouped.contains(&i) {
+            Some("its file system was on several devices".to_owned())
         } else {
             merge::obstacle(&sessions[before], &sessions[i])
         };
@@ -754,11 +812,11 @@ impl Prepared<'_> {
         }
         let mut outcome = Outcome::default();
         for step in &self.steps {
-            stop.check()?;
+            stop.check().map_err(|e| interrupted(e, &outcome))?;
             match self.run(step, &trash, module, progress, stop, hook) {
                 Ok(()) if step.into.is_some() => outcome.merged += step.sessions.len() as u64,
                 Ok(()) => outcome.removed += step.sessions.len() as u64,
-                Err(e) if matches!(e.kind, Kind::Interrupted) => return Err(e),
+                Err(e) if e.kind == Kind::Interrupted => return Err(interrupted(e, &outcome)),
                 Err(e) => outcome.failures.push(e.message),
             }
         }
@@ -766,7 +824,7 @@ impl Prepared<'_> {
         let there = Trash::list(self.store)?;
         let due = |op: &Op| self.expired.iter().any(|e| e.name() == op.name());
         for op in there.into_iter().filter(due) {
-            stop.check()?;
+            stop.check().map_err(|e| interrupted(e, &outcome))?;
             match trash.delete(op, hook) {
                 Ok(()) => outcome.emptied += 1,
                 Err(e) => outcome.failures.push(e.message),
@@ -881,6 +939,17 @@ impl Prepared<'_> {
         }
         Ok(locks)
     }
+}
+
+/// What an interruption leaves.
+fn interrupted(mut e: Error, done: &Outcome) -> Error {
+    e.message = format!(
+        "{}; {} removed and {} merged so far",
+        e.message,
+        text::count(done.removed, "session"),
+        done.merged
+    );
+    e.hint("nothing is half done; --apply goes on")
 }
 
 /// Refuses to take room that recording sessions need.

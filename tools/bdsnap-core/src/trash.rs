@@ -15,14 +15,17 @@
 //! operation as it was, and what is left to do is told by `op.json` and by
 //! where the sessions are. [`Trash::recover`] does it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use bdsnap_abi::format::Id;
 use rustix::fs::{FlockOperation, RenameFlags, CWD};
 use serde::{Deserialize, Serialize};
 
+use crate::chain;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
 use crate::session::Session;
@@ -546,16 +549,7 @@ impl<'a> Trash<'a> {
             }
             return Ok(names);
         }
-        let device = &wanted.device;
-        let mut back: Vec<(&Op, &Member)> = all
-            .iter()
-            .filter(|(o, m)| {
-                o.file.what == What::Remove
-                    && m.device == *device
-                    && m.chain_seq >= wanted.chain_seq
-            })
-            .copied()
-            .collect();
+        let mut back = going_back(&all, wanted);
         // The newest first: what is there is always a chain without a gap.
         back.sort_by_key(|(_, m)| std::cmp::Reverse(m.chain_seq));
         for (_, m) in &back {
@@ -575,5 +569,32 @@ impl<'a> Trash<'a> {
             }
         }
         Ok(names)
+    }
+}
+
+/// The sessions that come back with one that was removed: those between it and
+/// the oldest that is there, and the same of each device that was part of one
+/// file system with one of them.
+fn going_back<'a>(all: &[(&'a Op, &'a Member)], wanted: &Member) -> Vec<(&'a Op, &'a Member)> {
+    // By device, from where on.
+    let mut from = BTreeMap::from([(wanted.device.as_str(), wanted.chain_seq)]);
+    loop {
+        let is_back = |m: &Member| from.get(m.device.as_str()).is_some_and(|s| m.chain_seq >= *s);
+        let removed = all.iter().filter(|(o, _)| o.file.what == What::Remove);
+        let (back, rest): (Vec<_>, Vec<_>) = removed.partition(|(_, m)| is_back(m));
+        let group = |o: &Op, m: &Member| m.look(&o.path).map(|s| chain::group(&s));
+        let groups: BTreeSet<Id> = back.iter().filter_map(|(o, m)| group(o, m)).collect();
+        let partners: Vec<&Member> = rest
+            .iter()
+            .filter(|(o, m)| group(o, m).is_some_and(|g| groups.contains(&g)))
+            .map(|(_, m)| *m)
+            .collect();
+        if partners.is_empty() {
+            return back;
+        }
+        for m in partners {
+            let least = from.entry(&m.device).or_insert(m.chain_seq);
+            *least = m.chain_seq.min(*least);
+        }
     }
 }

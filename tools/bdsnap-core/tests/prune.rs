@@ -359,6 +359,52 @@ fn the_oldest_are_removed_and_come_back_without_a_gap() {
     assert!(Trash::list(&lab.store).unwrap().is_empty());
 }
 
+/// A file system on two devices, a session each, three times; names by device.
+fn twice_three(a: &mut Lab) -> (Lab, [[String; 2]; 3]) {
+    let mut b = a.beside("b.img", BYTES);
+    let names = [1u8, 2, 3].map(|g| {
+        let options = Options { group: [0xa0 + g; 16], ..Options::default() };
+        let one = |lab: &mut Lab| {
+            let mut r = lab.record(&options);
+            r.write(usize::from(g) * 4096, &pattern(4096, g.into()));
+            r.end(State::Closed)
+        };
+        [one(a), one(&mut b)]
+    });
+    (b, names)
+}
+
+#[test]
+fn a_file_system_on_several_devices_goes_together_or_stays() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), BYTES);
+    let (_b, [first, second, third]) = twice_three(&mut lab);
+    let p = policies(&[("keep_last", "1"), ("min_age", "0")]);
+    let there = |lab: &Lab| -> Vec<bool> {
+        [&first, &second, &third].into_iter().flatten().map(|n| lab.path(n).exists()).collect()
+    };
+
+    // One of two is held: the other stays as well, and what both need.
+    hold(&lab, &second[0]);
+    let prepared = prepare(&lab, &p, later());
+    let of = |name: &str| prepared.plan.sessions.iter().find(|l| l.name == name).unwrap();
+    assert_eq!(of(&second[1]).reasons[0].rule, "group");
+    assert_eq!((of(&first[0]).action, of(&first[1]).action), (Action::Remove, Action::Remove));
+    assert_eq!(apply(&lab, &p).failures, Vec::<String>::new());
+    assert_eq!(there(&lab), [false, false, true, true, true, true]);
+    // And back together.
+    prune::undelete(&lab.store, first[1].as_bytes(), &|_| Ok(())).unwrap();
+    assert_eq!(there(&lab), [true; 6]);
+
+    // The oldest is held: what is between cannot be merged, on neither.
+    std::fs::remove_file(lab.path(&second[0]).join(notes::HOLDS_NAME)).unwrap();
+    hold(&lab, &first[0]);
+    let prepared = prepare(&lab, &p, later());
+    assert!(prepared.is_empty());
+    let line = prepared.plan.sessions.iter().find(|l| l.name == second[1]).unwrap();
+    assert!(line.reasons.iter().any(|r| r.rule == "needed"), "{line:?}");
+}
+
 #[test]
 fn what_cannot_be_merged_stays() {
     let tmp = tempfile::tempdir().unwrap();

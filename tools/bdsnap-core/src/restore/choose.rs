@@ -19,7 +19,7 @@ use bdsnap_abi::format::{Id, GROUP_INCOMPLETE};
 
 use super::checks::is_grouped;
 use super::{refused, Request};
-use crate::chain::{Chain, Selector};
+use crate::chain::{group, Chain, Selector};
 use crate::device::{self, Match, Matcher, Target, What};
 use crate::error::{Error, Kind, Result};
 use crate::session::Session;
@@ -74,17 +74,6 @@ pub(super) fn choose(request: &Request<'_>, items: &[Item]) -> Result<Vec<Choice
         if state(&choices, &groups) == before {
             return Ok(choices);
         }
-    }
-}
-
-/// The group's identity is that of its first session, which need not say so: it
-/// may have been alone when its header was written.
-fn group(session: &Session) -> Id {
-    let header = &session.header;
-    if is_grouped(session) {
-        header.group_id
-    } else {
-        header.session_id
     }
 }
 
