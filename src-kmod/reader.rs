@@ -118,14 +118,12 @@ fn hang_on_youngest(this: &Arc<Session>) {
 fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
     let Some(chunks) = this.geo.touched(sectors) else { return Ok(()) };
     let mut at = chunks.start;
-    while let Some(start) = this.claimed().first(at, chunks.end, false) {
-        let limit = chunks.end.min(start + this.geo.run_max());
-        let end = this.claimed().first(start + 1, limit, true).unwrap_or(limit);
-        let sector = this.geo.sectors_of(&Chunks { start, end }).start;
-        match read_run(this, Chunks { start, end }) {
+    while let Some(run) = this.unsaved_run(at, chunks.end) {
+        let sector = this.geo.sectors_of(&run).start;
+        match read_run(this, run) {
             // What is on its way to the store comes back as memory.
             Err(e) if e == ENOMEM && core().budget.wait_for_own(this) => {}
-            Ok(Some(taken)) => at = start + taken,
+            Ok(Some(taken)) => at = run.start + taken,
             Ok(None) => return Ok(()),
             Err(e) => return Err((e, sector)),
         }
@@ -203,7 +201,6 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
         core().budget.release(this, bytes);
         return Ok(None);
     }
-    this.claimed().insert(part.start, part.end);
     this.reads.fetch_add(1, Ordering::AcqRel);
     q.sampler.offer(part.start);
     this.note_ring(&q);

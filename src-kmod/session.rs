@@ -32,6 +32,7 @@ use crate::pure::deadline::Watch;
 use crate::pure::format::{self, Durability, Gap, Id, Sample, State, SAMPLES_MAX};
 use crate::pure::meta::Sampler;
 use crate::pure::name::{ShortString, SESSION_MAX};
+use crate::pure::pending::{self, Pending as Index};
 use crate::pure::plan::{Chunks, Geometry};
 use crate::pure::saved_set::{slots_for, Leaf, SavedSet, Slot};
 use crate::registry::Volume;
@@ -50,7 +51,7 @@ const RESERVE: usize = 64;
 pub(crate) const HELD_MAX: u64 = 1024;
 
 /// Most slices on their way at a time.
-pub(crate) const RING: usize = 2048;
+pub(crate) const RING: usize = pending::PLACES;
 
 /// A slice's read is under way.
 pub(crate) const READING: u32 = 0;
@@ -91,8 +92,10 @@ pub(crate) struct Pending {
 ///
 /// The places from `head`, `len` of them, cyclically, are `Some`, the others
 /// `None`. `buffered <= len`: so many from `head` are known to be in memory.
+/// `index` has the runs of all of them.
 pub(crate) struct Ring {
     places: KVVec<Option<Pending>>,
+    index: Index<KVVec<u16>>,
     head: usize,
     len: usize,
     pub(crate) buffered: usize,
@@ -104,7 +107,8 @@ impl Ring {
         for _ in 0..RING {
             places.push(None, GFP_KERNEL)?;
         }
-        Ok(Self { places, head: 0, len: 0, buffered: 0 })
+        let index = Index::new(KVVec::from_elem(0, pending::LINKS, GFP_KERNEL)?).ok_or(EINVAL)?;
+        Ok(Self { places, index, head: 0, len: 0, buffered: 0 })
     }
 
     /// Number of slices.
@@ -131,6 +135,7 @@ impl Ring {
             return Err(slice);
         }
         let at = (self.head + self.len) % RING;
+        self.index.push(at, &slice.run);
         self.places[at] = Some(Pending { slice, waiters: BioList::new() });
         self.len += 1;
         Ok(())
@@ -139,10 +144,16 @@ impl Ring {
     /// Takes the oldest.
     pub(crate) fn pop(&mut self) -> Option<Pending> {
         let p = self.places[self.head].take()?;
+        self.index.pop(self.head, &p.slice.run);
         self.head = (self.head + 1) % RING;
         self.len -= 1;
         self.buffered = self.buffered.saturating_sub(1);
         Some(p)
+    }
+
+    /// The first run that has chunks of `range`, which is no longer than a slice.
+    fn overlapping(&self, range: &Chunks) -> Option<Chunks> {
+        self.index.first(range, |at| Some(self.places.get(at)?.as_ref()?.slice.run))
     }
 }
 
@@ -259,7 +270,6 @@ impl Drop for Slots {
 /// * A bit of `saved` is set only when the chunk's pre-image is in the store
 ///   (strict) or in memory (async), and never in a broken session's chunks
 ///   that are not.
-/// * Chunks in `claimed` have, or had, a slice. Only the reader changes it.
 /// * `broken` goes from 0 to an errno once and stays.
 #[pin_data]
 pub(crate) struct Session {
@@ -291,7 +301,6 @@ pub(crate) struct Session {
     pub(crate) start_boot_ns: u64,
 
     saved: Slots,
-    claimed: Slots,
 
     broken: AtomicU32,
     pub(crate) broken_sector: AtomicU64,
@@ -392,8 +401,7 @@ impl Session {
         module: ModuleRef,
     ) -> Result<Arc<Self>> {
         let saved = Slots::new(geo.chunks())?;
-        let claimed = Slots::new(geo.chunks())?;
-        let set_bytes = 2 * 8 * slots_for(geo.chunks()).unwrap_or(0) as u64;
+        let set_bytes = 8 * slots_for(geo.chunks()).unwrap_or(0) as u64;
         let mut own_name = KVec::new();
         own_name.extend_from_slice(&volume.name, GFP_KERNEL)?;
         let ring = Ring::new()?;
@@ -421,7 +429,6 @@ impl Session {
                 start_ns: sys::now_real_ns(),
                 start_boot_ns: sys::now_boot_ns(),
                 saved,
-                claimed,
                 broken: AtomicU32::new(0),
                 broken_sector: AtomicU64::new(0),
                 broken_ns: AtomicU64::new(0),
@@ -475,14 +482,28 @@ impl Session {
         self.saved.set()
     }
 
-    /// Chunks that have a slice.
-    pub(crate) fn claimed(&self) -> SavedSet<'_> {
-        self.claimed.set()
+    /// The first run of chunks from `start` to before `end`, no longer than a
+    /// slice, that are neither saved nor on their way to it. Only the reader adds
+    /// slices, so this stays true until it does.
+    pub(crate) fn unsaved_run(&self, start: u64, end: u64) -> Option<Chunks> {
+        let mut at = start;
+        // A slice leaves the ring, under this lock, after its chunks are saved.
+        let q = self.queue.lock();
+        loop {
+            let start = self.saved().first(at, end, false)?;
+            let limit = end.min(start + self.geo.run_max());
+            let limit = self.saved().first(start + 1, limit, true).unwrap_or(limit);
+            match q.ring.overlapping(&Chunks { start, end: limit }) {
+                None => return Some(Chunks { start, end: limit }),
+                Some(run) if run.start > start => return Some(Chunks { start, end: run.start }),
+                Some(run) => at = run.end,
+            }
+        }
     }
 
-    /// Makes room in both sets.
+    /// Makes room in the set.
     pub(crate) fn add_leaves(&self, start: u64, end: u64) -> Result {
-        let bytes = self.saved.add_leaves(start, end)? + self.claimed.add_leaves(start, end)?;
+        let bytes = self.saved.add_leaves(start, end)?;
         self.set_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }

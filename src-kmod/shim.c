@@ -988,6 +988,23 @@ int bdsnap_fsync(struct file *file, bool data_only)
 	return vfs_fsync(file, data_only);
 }
 
+/*
+ * The contents of two files. They go out together, and only then is waited for
+ * anything else, so that one transaction of the journal can serve both.
+ */
+int bdsnap_fsync_both(struct file *a, struct file *b)
+{
+	int ret, ret_b;
+
+	/* Errors stay for vfs_fsync() to tell. */
+	filemap_fdatawrite(a->f_mapping);
+	filemap_fdatawrite(b->f_mapping);
+	filemap_fdatawait_keep_errors(b->f_mapping);
+	ret = vfs_fsync(a, true);
+	ret_b = vfs_fsync(b, true);
+	return ret ? ret : ret_b;
+}
+
 /* At once: a kernel thread's fput() would only be done later. */
 void bdsnap_close(struct file *file)
 {

@@ -133,6 +133,7 @@ int bdsnap_write(struct file *file, const void *buf, size_t len, u64 at);
 int bdsnap_read(struct file *file, void *buf, size_t len, u64 at);
 int bdsnap_write_pages(struct file *file, struct page **pages, size_t bytes, u64 at);
 int bdsnap_fsync(struct file *file, bool data_only);
+int bdsnap_fsync_both(struct file *a, struct file *b);
 void bdsnap_close(struct file *file);
 
 /* Notifications and the watch. */

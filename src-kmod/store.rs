@@ -9,7 +9,7 @@ use crate::pure::meta;
 use crate::pure::name::{chain_key, session_dir, ShortString};
 use crate::session::{errno_of, Beginning, Pending, Session, Slice};
 use crate::stack;
-use crate::sys::{self, Dir, File};
+use crate::sys::{self, Dir, File, Gather};
 use ::core::fmt::Write;
 use ::core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -87,6 +87,7 @@ pub(crate) struct Files {
     /// Slices to be freed outside the queue's lock.
     pub(crate) retired: KVec<Pending>,
     buf: KVVec<u8>,
+    gather: Gather,
     store_id: Id,
     header: Option<KBox<Header>>,
 }
@@ -122,6 +123,7 @@ impl Files {
             batch: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             retired: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             buf: KVVec::with_capacity((BATCH + 1) * RECORD_LEN, GFP_KERNEL)?,
+            gather: Gather::new()?,
             store_id: NO_ID,
             header: None,
         })
@@ -259,6 +261,9 @@ impl Files {
         }
         let (mut at, mut chunks) = (self.dat_bytes, 0);
         let mut new_records = 0;
+        let mut written = at;
+        // An earlier batch may have failed half-way.
+        self.gather.clear();
         for &slice in self.batch.iter() {
             // SAFETY: In the ring, which only this writer takes from; its
             // read has ended, so nobody changes it.
@@ -268,7 +273,15 @@ impl Files {
                 && self.records + new_records == 0
                 && self.map_records == 0
                 && at == 0;
-            dat.write_pages(&slice.pages, bytes, at)?;
+            // SAFETY: As above; all is written before this batch is retired.
+            if !unsafe { self.gather.add(&slice.pages, bytes) } {
+                self.gather.write(dat, written)?;
+                written = at;
+                // SAFETY: As above.
+                if !unsafe { self.gather.add(&slice.pages, bytes) } {
+                    return Err(EINVAL);
+                }
+            }
             let record = Record {
                 sector: session.geo.device_sectors_of(&slice.run).start,
                 bytes: slice.bytes,
@@ -284,11 +297,11 @@ impl Files {
             at += u64::from(slice.bytes);
             chunks += slice.run.end - slice.run.start;
         }
+        self.gather.write(dat, written)?;
         map.write(&self.buf, RECORDS_OFFSET + self.map_records * RECORD_LEN as u64)?;
         if strict {
             // In any order: a record's checksum tells whether its data came.
-            dat.fsync(true)?;
-            map.fsync(true)?;
+            dat.fsync_both(map)?;
         }
         session.saved_bytes.fetch_add(at - self.dat_bytes, Ordering::Relaxed);
         session.saved_chunks.fetch_add(chunks, Ordering::Relaxed);

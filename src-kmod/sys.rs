@@ -184,6 +184,7 @@ mod c {
             at: u64,
         ) -> c_int;
         pub(super) fn bdsnap_fsync(file: *mut bindings::file, data_only: bool) -> c_int;
+        pub(super) fn bdsnap_fsync_both(a: *mut bindings::file, b: *mut bindings::file) -> c_int;
         pub(super) fn bdsnap_close(file: *mut bindings::file);
         pub(super) fn bdsnap_notifiers_register() -> c_int;
         pub(super) fn bdsnap_notifiers_unregister();
@@ -463,6 +464,69 @@ fn raw_pages(pages: &[Page], bytes: usize) -> *const *mut bindings::page {
     // C reads bytes / PAGE_SIZE pages, rounded up.
     assert!(bytes.div_ceil(kernel::page::PAGE_SIZE) <= pages.len());
     pages.as_ptr().cast()
+}
+
+/// Pages of several slices that go into a file one behind the other, so that few
+/// calls write them.
+pub(crate) struct Gather {
+    pages: KVec<*mut bindings::page>,
+    bytes: usize,
+}
+
+// SAFETY: The pages are only looked at in `write`, for which `add`'s caller vouches.
+unsafe impl Send for Gather {}
+
+impl Gather {
+    /// Most pages of a call: those of the largest slice.
+    const PAGES: usize = 256;
+
+    /// Nothing.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { pages: KVec::with_capacity(Self::PAGES, GFP_KERNEL)?, bytes: 0 })
+    }
+
+    /// Forgets what is in it.
+    pub(crate) fn clear(&mut self) {
+        self.pages.clear();
+        self.bytes = 0;
+    }
+
+    /// Adds the first `bytes` bytes of `pages`. False: it has no room for them.
+    ///
+    /// # Safety
+    ///
+    /// When `write` comes next, and not `clear`, the pages must still be there, and
+    /// nobody change them.
+    pub(crate) unsafe fn add(&mut self, pages: &[Page], bytes: usize) -> bool {
+        let n = bytes.div_ceil(kernel::page::PAGE_SIZE);
+        // Nothing can follow half a page.
+        if n > Self::PAGES - self.pages.len() || self.bytes % kernel::page::PAGE_SIZE != 0 {
+            return false;
+        }
+        for page in &pages[..n] {
+            // Its capacity is PAGES: this does not allocate.
+            if self.pages.push_within_capacity(page.0.as_ptr()).is_err() {
+                return false;
+            }
+        }
+        self.bytes += bytes;
+        true
+    }
+
+    /// Writes it at `at`, and is empty again.
+    pub(crate) fn write(&mut self, file: &File, at: u64) -> Result {
+        let result = if self.bytes == 0 {
+            Ok(())
+        } else {
+            // SAFETY: An open file; the pages are valid by the promise of `add`'s
+            // caller, and as many as the bytes need.
+            check(unsafe {
+                c::bdsnap_write_pages(file.file.as_ptr(), self.pages.as_ptr(), self.bytes, at)
+            })
+        };
+        self.clear();
+        result
+    }
 }
 
 /// CRC-32C of the first `bytes` bytes of `pages`.
@@ -1077,12 +1141,10 @@ impl File {
         check(unsafe { c::bdsnap_write(self.file.as_ptr(), buf.as_ptr().cast(), buf.len(), at) })
     }
 
-    /// Writes the first `bytes` bytes of `pages` at `at`.
-    pub(crate) fn write_pages(&self, pages: &[Page], bytes: usize, at: u64) -> Result {
-        // SAFETY: See `write`; length checked by `raw_pages`.
-        check(unsafe {
-            c::bdsnap_write_pages(self.file.as_ptr(), raw_pages(pages, bytes), bytes, at)
-        })
+    /// Makes the contents of both durable.
+    pub(crate) fn fsync_both(&self, other: &Self) -> Result {
+        // SAFETY: See `write`.
+        check(unsafe { c::bdsnap_fsync_both(self.file.as_ptr(), other.file.as_ptr()) })
     }
 
     /// Reads at `at`; fewer bytes than asked only at the end.

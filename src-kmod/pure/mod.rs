@@ -16,6 +16,7 @@
 //! | [`name`] | device names, session names, UTC time stamps |
 //! | [`secret`] | the line in `/etc/bdsnap/secret` |
 //! | [`plan`] | from a bio's sectors to chunks, runs and slices |
+//! | [`pending`] | which chunks are on their way to the store |
 //! | [`saved_set`] | which chunks' pre-images are safe |
 //! | [`deadline`] | how long the oldest held bio has waited |
 //! | [`guard`] | how wrong passwords are slowed down |
@@ -27,6 +28,7 @@ pub mod guard;
 pub mod ioctl;
 pub mod meta;
 pub mod name;
+pub mod pending;
 pub mod plan;
 pub mod saved_set;
 pub mod secret;
