@@ -356,10 +356,14 @@ fn deactivate(name: &[u8]) -> Result<u64> {
         flags |= CONTROL_MOUNTED;
     } else {
         volume.stop_raw();
-        volume.gone.store(true, Ordering::Relaxed);
         let mut registry = core().registry.lock();
         registry.volumes.retain(|v| !Arc::ptr_eq(v, &volume));
-        registry.publish()?;
+        if let Err(e) = registry.publish() {
+            // Its place is still there.
+            let _ = registry.volumes.push_within_capacity(volume.clone());
+            return Err(e);
+        }
+        volume.gone.store(true, Ordering::Relaxed);
     }
     drop(turning);
     volume.open_gate();

@@ -27,12 +27,11 @@ fn loop_attribute(disk: &Disk, attribute: &str, buf: &mut [u8]) -> Result<usize>
     sys::read_text(&CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?, buf)
 }
 
-pub(crate) fn loop_number(disk: &Disk, attribute: &str) -> u64 {
+pub(crate) fn loop_number(disk: &Disk, attribute: &str) -> Result<u64> {
     let mut buf = [0; 32];
-    loop_attribute(disk, attribute, &mut buf)
-        .ok()
-        .and_then(|n| ::core::str::from_utf8(&buf[..n]).ok()?.parse().ok())
-        .unwrap_or(0)
+    let n = loop_attribute(disk, attribute, &mut buf)?;
+    let text = ::core::str::from_utf8(&buf[..n]).map_err(|_| EINVAL)?;
+    text.parse().map_err(|_| EINVAL)
 }
 
 /// The path of the file that a loop device shows; `None` for other disks.
@@ -43,9 +42,15 @@ pub(crate) fn backing_file(disk: &Disk) -> Result<Option<KVec<u8>>> {
         return Ok(None);
     }
     let mut path = KVec::from_elem(0u8, 4096 + 16, GFP_KERNEL)?;
-    let Ok(n) = loop_attribute(disk, "backing_file", &mut path) else { return Ok(None) };
-    path.truncate(n);
-    Ok(Some(path))
+    match loop_attribute(disk, "backing_file", &mut path) {
+        Ok(n) => {
+            path.truncate(n);
+            Ok(Some(path))
+        }
+        // Not: it shows none.
+        Err(e) if e == ENOMEM => Err(e),
+        Err(_) => Ok(None),
+    }
 }
 
 /// The `i`-th loop device, its medium, and the path of the file that it shows.
@@ -123,8 +128,12 @@ fn by_address(address: u64) -> Option<Arc<Volume>> {
 /// The address, only to be compared, of the registered image that is the file
 /// of this name; 0 if there is none. Walks paths: never directly in a claim.
 pub(crate) fn same_file(path: &CStr) -> Result<u64> {
-    // It may have been removed meanwhile.
-    let Ok(own) = sys::name_info(path, true, None) else { return Ok(0) };
+    let own = match sys::name_info(path, true, None) {
+        Err(e) if e == ENOMEM => return Err(e),
+        // It may have been removed meanwhile.
+        Err(_) => return Ok(0),
+        Ok(own) => own,
+    };
     if !own.is_reg {
         return Ok(0);
     }

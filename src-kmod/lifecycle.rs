@@ -85,9 +85,15 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
         return Err(ENODEV);
     }
     disk.check_supported()?;
+    core().registry.lock().catch_up()?;
     let sectors = bound.extent();
     let chunk = core().params.chunk_size.max(bound.logical_block_size);
     let geo = Geometry::new(sectors.start, sectors.len(), chunk).ok_or(EINVAL)?;
+    // A wrong one would have the image restored to the wrong place.
+    let (loop_offset, loop_sizelimit) = match volume.image {
+        Some(_) => loop_window(disk)?,
+        None => (0, 0),
+    };
     let module = ModuleRef::get().ok_or(ENODEV)?;
     let session = Session::new(volume, disk.clone(), geo, opening, module)?;
     // Nothing that was written before may be lost after this in a power cut:
@@ -141,8 +147,6 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
     if bound.partition {
         dev_flags |= DEV_PARTITION;
     }
-    let (loop_offset, loop_sizelimit) =
-        if volume.image.is_some() { loop_window(disk) } else { (0, 0) };
     let mut inflight = disk.inflight();
     // From here on writes are held.
     volume.arm(&session);
@@ -206,16 +210,16 @@ fn calm_down(disk: &Disk) {
     }
 }
 
-/// Whether the loop device shows another part of its image than at the start.
+/// Whether the loop device shows another part of its image than at the start, or
+/// may do so.
 fn has_moved(session: &Session) -> bool {
-    let (offset, sizelimit) = loop_window(&session.disk);
-    (*session.beginning.lock())
-        .is_some_and(|b| (b.loop_offset, b.loop_sizelimit) != (offset, sizelimit))
+    let now = loop_window(&session.disk).ok();
+    (*session.beginning.lock()).is_some_and(|b| Some((b.loop_offset, b.loop_sizelimit)) != now)
 }
 
 /// A loop device's offset and size limit in its image, in bytes.
-fn loop_window(disk: &Disk) -> (u64, u64) {
-    (image::loop_number(disk, "offset"), image::loop_number(disk, "sizelimit"))
+fn loop_window(disk: &Disk) -> Result<(u64, u64)> {
+    Ok((image::loop_number(disk, "offset")?, image::loop_number(disk, "sizelimit")?))
 }
 
 /// Ends a session: nothing is written after it. `there`: the disk is, with the

@@ -20,6 +20,8 @@ use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
 
 /// How long a caller waits for the answer.
 const LIMIT_MS: u64 = 2_000;
+/// No volume's address.
+const UNKNOWN: u64 = u64::MAX;
 
 enum What {
     /// All registered names.
@@ -78,7 +80,7 @@ impl WorkItem for Look {
             What::Tail(name) => *this.tail.lock() = crate::store::read_tail(name).ok(),
             What::Image(path) => {
                 let found = path.as_c_str().and_then(crate::image::same_file);
-                this.answer.store(found.unwrap_or(0), Ordering::Relaxed);
+                this.answer.store(found.unwrap_or(UNKNOWN), Ordering::Relaxed);
             }
         }
         this.done.happen();
@@ -128,9 +130,12 @@ pub(crate) fn mtime(path: &[u8]) -> u64 {
 }
 
 /// The address of the registered image that this file is; 0 if it is none.
-/// ETIMEDOUT if it cannot be told in time.
+/// ETIMEDOUT if it cannot be told in time, ENOMEM if it cannot be told.
 pub(crate) fn image(path: &[u8]) -> Result<u64> {
-    ask_number(What::Image(CName::new(path)?))
+    match ask_number(What::Image(CName::new(path)?))? {
+        UNKNOWN => Err(ENOMEM),
+        address => Ok(address),
+    }
 }
 
 /// The end of a session of an image whose loop device is gone, as the file

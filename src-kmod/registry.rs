@@ -280,22 +280,36 @@ impl Volume {
 /// All registrations.
 pub(crate) struct Registry {
     pub(crate) volumes: KVec<Arc<Volume>>,
+    /// For want of memory the hook's table is not made from what is bound now.
+    stale: bool,
 }
 
 impl Registry {
     /// None.
     pub(crate) fn new() -> Self {
-        Self { volumes: KVec::new() }
+        Self { volumes: KVec::new(), stale: false }
     }
 
     /// Makes the hook's table anew from what is bound now.
-    pub(crate) fn publish(&self) -> Result {
+    pub(crate) fn publish(&mut self) -> Result {
+        self.stale = true;
         let table = match Table::new(&self.volumes)? {
             Some(table) => Some(KBox::new(table, GFP_KERNEL)?),
             None => None,
         };
         swap_table(table);
+        self.stale = false;
         Ok(())
+    }
+
+    /// The same if that has failed before: a session of which the hook does not
+    /// know would save nothing.
+    pub(crate) fn catch_up(&mut self) -> Result {
+        if self.stale {
+            self.publish()
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -319,7 +333,11 @@ struct OnMedium {
 struct Table(KVec<Option<OnDisk>>);
 
 impl Table {
+    /// `None` if nothing is bound: that needs no memory.
     fn new(volumes: &KVec<Arc<Volume>>) -> Result<Option<Self>> {
+        if volumes.iter().all(|v| v.bound.lock().is_none()) {
+            return Ok(None);
+        }
         let places = (2 * volumes.len() + 2).next_power_of_two();
         let mut table = Self(KVec::with_capacity(places, GFP_KERNEL)?);
         for _ in 0..places {
@@ -477,12 +495,19 @@ pub(crate) fn overlap(bound: &Bound, disk: *mut gendisk, sectors: &Sectors) -> b
 /// Looks registered names up again and binds what has come, unbinds what has
 /// gone. Walks paths: never directly in a claim.
 pub(crate) fn settle() -> Result {
-    let mut changed = false;
+    let (mut changed, mut result) = (false, Ok(()));
     for volume in all()? {
         if volume.image.is_some() || volume.is_claimed() {
             continue;
         }
-        let found = crate::control::bind_by_name(&volume.name);
+        let found = match crate::control::bind_by_name(&volume.name) {
+            // That says nothing of the device.
+            Err(e) if e == ENOMEM => {
+                result = Err(e);
+                continue;
+            }
+            found => found,
+        };
         let before = volume.bound.lock().clone();
         let same = match (&before, &found) {
             (Some(a), Ok(b)) => a.is_same(b),
@@ -525,7 +550,7 @@ pub(crate) fn settle() -> Result {
     if changed {
         core().registry.lock().publish()?;
     }
-    crate::image::settle()
+    result.and(crate::image::settle())
 }
 
 /// Ends all raw sessions.

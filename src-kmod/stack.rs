@@ -32,9 +32,11 @@ pub(crate) fn lies_on(dir: &Dir, disk: &Disk, sectors: &Sectors) -> Result<bool>
         let disk = disk.clone();
         i += 1;
         if let Some(path) = image::backing_file(&disk)? {
-            // If its file was deleted its filesystem cannot be found by name.
-            if let Ok(home) = Dir::resolve_any(&c_string(&path)?) {
-                push_home(&mut todo, &home)?;
+            match Dir::resolve_any(&c_string(&path)?) {
+                Ok(home) => push_home(&mut todo, &home)?,
+                Err(e) if e == ENOMEM => return Err(e),
+                // If its file was deleted its filesystem cannot be found by name.
+                Err(_) => {}
             }
         }
         push_below(&mut todo, &disk)?;
