@@ -189,7 +189,12 @@ extern "C" fn bdsnap_syscall(regs: *const bindings::pt_regs) -> c_long {
 
 // --- Installation -----------------------------------------------------------
 
-const CLAIM_AND_BIO: [Hook; 3] = [Hook::Submit, Hook::Open, Hook::Fput];
+/// With their functions, in words for people.
+const CLAIM_AND_BIO: [(Hook, &str); 3] = [
+    (Hook::Submit, "submit_bio_noacct"),
+    (Hook::Open, "bdev_file_open_by_dev"),
+    (Hook::Fput, "bdev_fput"),
+];
 
 /// Installs the hooks on bios and claims, all or none.
 pub(crate) fn install() -> Result {
@@ -200,14 +205,14 @@ pub(crate) fn install() -> Result {
         // The tests' oracle must be able to fail.
         return Ok(());
     }
-    for (i, &hook) in CLAIM_AND_BIO.iter().enumerate() {
+    for (i, &(hook, name)) in CLAIM_AND_BIO.iter().enumerate() {
         if let Err(e) = sys::hook_install(hook) {
             pr_err!(
-                "hook {} cannot be had (errno {}): does a live patch or a tracer use it?\n",
-                i,
+                "{} cannot be hooked (errno {}): does a live patch or a tracer redirect it?\n",
+                name,
                 -e.to_errno()
             );
-            CLAIM_AND_BIO[..i].iter().for_each(|&h| sys::hook_remove(h));
+            CLAIM_AND_BIO[..i].iter().for_each(|&(h, _)| sys::hook_remove(h));
             return Err(EBUSY);
         }
     }
@@ -219,7 +224,7 @@ pub(crate) fn install() -> Result {
 pub(crate) fn remove() {
     if core().hooks.swap(false, Ordering::AcqRel) {
         core().self_test.store(u32::MAX, Ordering::Release);
-        CLAIM_AND_BIO.iter().for_each(|&h| sys::hook_remove(h));
+        CLAIM_AND_BIO.iter().for_each(|&(h, _)| sys::hook_remove(h));
         leave(&INSIDE);
         core().claims.lock().clear();
     }

@@ -883,6 +883,29 @@ int bdsnap_mkdir_at(const struct path *dir, const char *name)
 	return ret;
 }
 
+/* A file, or an empty directory. */
+int bdsnap_remove_at(const struct path *dir, const char *name, bool directory)
+{
+	struct mnt_idmap *idmap = mnt_idmap(dir->mnt);
+	struct inode *inode = d_inode(dir->dentry);
+	struct dentry *dentry;
+	int ret;
+
+	ret = mnt_want_write(dir->mnt);
+	if (ret)
+		return ret;
+	dentry = start_removing(idmap, dir->dentry, &QSTR(name));
+	if (IS_ERR(dentry)) {
+		ret = PTR_ERR(dentry);
+	} else {
+		ret = directory ? vfs_rmdir(idmap, inode, dentry, NULL) :
+				  vfs_unlink(idmap, inode, dentry, NULL);
+		end_removing(dentry);
+	}
+	mnt_drop_write(dir->mnt);
+	return ret;
+}
+
 /* A directory below dir: a real one, no link, on the same filesystem. */
 int bdsnap_path_at(const struct path *dir, const char *name, struct path *out)
 {

@@ -126,6 +126,7 @@ void bdsnap_path_put(struct path *path);
 void bdsnap_path_info(const struct path *path, struct bdsnap_store_info *out);
 int bdsnap_path_space(const struct path *path, u64 *total, u64 *free);
 int bdsnap_mkdir_at(const struct path *dir, const char *name);
+int bdsnap_remove_at(const struct path *dir, const char *name, bool directory);
 int bdsnap_path_at(const struct path *dir, const char *name, struct path *out);
 struct file *bdsnap_open_at(const struct path *dir, const char *name, int flags);
 int bdsnap_rename_at(const struct path *dir, const char *from, const char *to);

@@ -194,6 +194,8 @@ impl Files {
             marker.chain_seq
         };
         session.chain_seq.store(seq, Ordering::Relaxed);
+        let header = make_header(session, &beginning, &self.store_id, seq)?;
+        let status = Status::recording(session.id);
         let mut attempt = 0;
         let name = loop {
             let name = session_dir(&session.name, session.start_ns, attempt);
@@ -205,23 +207,23 @@ impl Files {
         };
         *session.dir.lock() = name;
         let dir = store.child(&c_name(name.as_bytes())?)?;
-        let map = dir.create_file(c"blocks.map", false)?;
-        let dat = dir.create_file(c"blocks.dat", false)?;
-        let header = make_header(session, &beginning, &self.store_id, seq)?;
-        let mut bytes = KVec::from_elem(0u8, RECORDS_OFFSET as usize, GFP_KERNEL)?;
-        let (head, slots) = bytes.split_at_mut(HEADER_LEN);
-        header.encode(head.try_into().map_err(|_| EINVAL)?);
-        let status = Status::recording(session.id);
-        let at = (SLOT_OFFSETS[status.slot()] as usize) - HEADER_LEN;
-        let slot = slots.get_mut(at..at + SLOT_LEN).ok_or(EINVAL)?;
-        status.encode(slot.try_into().map_err(|_| EINVAL)?);
+        let (map, dat) = match make_files(&dir, &header, &status) {
+            Ok(files) => files,
+            Err(e) => {
+                // What cannot say what it is would only be in the way.
+                let _ = dir.remove(c"blocks.dat", false);
+                let _ = dir.remove(c"blocks.map", false);
+                drop(dir);
+                let _ = store.remove(&c_name(name.as_bytes())?, true);
+                *session.dir.lock() = ShortString::new();
+                return Err(e);
+            }
+        };
         self.generation = status.generation;
-        map.write(&bytes, 0)?;
-        map.fsync(false)?;
-        dat.fsync(false)?;
         self.header = Some(header);
         self.map = Some(map);
         self.dat = Some(dat);
+        // From here on the session can say in the store that it broke.
         self.dir = Some(dir);
         // Until the end the chain's tail says "this one, and who knows".
         self.write_tail(session, false)?;
@@ -450,6 +452,22 @@ impl Files {
         meta::write_json(&mut text, header, status, fs_type, saved).map_err(|_| ENOMEM)?;
         replace(self.dir.as_ref().ok_or(ENOENT)?, META_NAME.as_bytes(), &text.0)
     }
+}
+
+/// A session's two files, with all but records and data; durable.
+fn make_files(dir: &Dir, header: &Header, status: &Status) -> Result<(File, File)> {
+    let map = dir.create_file(c"blocks.map", false)?;
+    let dat = dir.create_file(c"blocks.dat", false)?;
+    let mut bytes = KVec::from_elem(0u8, RECORDS_OFFSET as usize, GFP_KERNEL)?;
+    let (head, slots) = bytes.split_at_mut(HEADER_LEN);
+    header.encode(head.try_into().map_err(|_| EINVAL)?);
+    let at = (SLOT_OFFSETS[status.slot()] as usize) - HEADER_LEN;
+    let slot = slots.get_mut(at..at + SLOT_LEN).ok_or(EINVAL)?;
+    status.encode(slot.try_into().map_err(|_| EINVAL)?);
+    map.write(&bytes, 0)?;
+    map.fsync(false)?;
+    dat.fsync(false)?;
+    Ok((map, dat))
 }
 
 /// Text that grows.

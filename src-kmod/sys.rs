@@ -150,6 +150,11 @@ mod c {
             free: *mut u64,
         ) -> c_int;
         pub(super) fn bdsnap_mkdir_at(dir: *const bindings::path, name: *const c_char) -> c_int;
+        pub(super) fn bdsnap_remove_at(
+            dir: *const bindings::path,
+            name: *const c_char,
+            directory: bool,
+        ) -> c_int;
         pub(super) fn bdsnap_path_at(
             dir: *const bindings::path,
             name: *const c_char,
@@ -1069,6 +1074,12 @@ impl Dir {
     pub(crate) fn mkdir(&self, name: &CStr) -> Result {
         // SAFETY: Resolved.
         check(unsafe { c::bdsnap_mkdir_at(&self.path, name.as_char_ptr()) })
+    }
+
+    /// Removes a file, or an empty directory.
+    pub(crate) fn remove(&self, name: &CStr, directory: bool) -> Result {
+        // SAFETY: Resolved.
+        check(unsafe { c::bdsnap_remove_at(&self.path, name.as_char_ptr(), directory) })
     }
 
     /// Replaces `to` by `from`.
