@@ -52,7 +52,7 @@ make_guest_kernel() {
 	lib=$dir/modules/usr/lib/modules/$kver
 	if [ -n "$built" ]; then
 		cp -r "$built/modules" "$built/vmlinuz" "$dir/"
-		rm "$lib/build"
+		rm -f "$lib/build"
 	else
 		kernel_of "$kver"
 		private_apt_update "$SUITE"

@@ -1,23 +1,38 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# faults.sh HOW: allocations fail, either the Nth that a task makes in the module's code, for each N, or
-# at random wherever the module's code is on the stack. Of the debug kernel. The device is /dev/vda; vdb
-# is one more to register.
+# faults.sh HOW: allocations of the module's code fail, either the Nth, for each N, or at random. On a
+# stock kernel another module makes them fail (tests/rig/provoke/starve.c). On the debug kernel, its own
+# fault injection: then what the kernel allocates for the module's code fails as well, and the Nth is
+# that of one task. The device is /dev/vda; vdb is one more to register.
 
 . "$(dirname "$0")/lib.sh"
 how=$1
 debug=/sys/kernel/debug
-[ -e $debug/failslab ] || die "this kernel has no fault injection"
+starve=/sys/module/starve/parameters
+if [ ! -e $debug/failslab ]; then insmod /host/starve.ko || die "insmod starve"; fi
 
+set_starve() { echo "$2" >$starve/"$1" || die "starve: $1"; }
 set_both() { for kind in failslab fail_page_alloc; do echo "$2" >$debug/$kind/"$1" || die "$kind/$1"; done; }
 # The Nth fault counts, whatever the probability; `times` counts the faults down.
 quiet() {
-	set_both probability 0
-	set_both times 1000000
+	if [ -e $starve ]; then
+		for word in nth permille faults; do set_starve $word 0; done
+	else
+		set_both probability 0
+		set_both times 1000000
+	fi
 }
 # faults: how many there were since `quiet`
-faults() { echo $((2000000 - $(<$debug/failslab/times) - $(<$debug/fail_page_alloc/times))); }
+faults() {
+	if [ -e $starve ]; then
+		cat $starve/faults
+	else
+		echo $((2000000 - $(<$debug/failslab/times) - $(<$debug/fail_page_alloc/times)))
+	fi
+}
+# chance PERCENT: of so many allocations
+chance() { if [ -e $starve ]; then set_starve permille $(($1 * 10)); else set_both probability "$1"; fi; }
 # symbols PATTERN BYTES: the range of the functions with these names, the last one of BYTES
 symbols() {
 	local first last
@@ -31,23 +46,35 @@ below() {
 	set_both reject-start "${3:-0}"
 	set_both reject-end "${4:-0}"
 }
-# nth N COMMAND...: the task's Nth allocation fails
-nth() { bash -c 'echo $1 >/proc/self/fail-nth && shift && exec "$@"' - "$@"; }
+# nth N COMMAND...: the Nth allocation fails
+nth() {
+	if [ -e $starve ]; then
+		set_starve nth "$1"
+		shift
+		"$@"
+	else
+		bash -c 'echo $1 >/proc/self/fail-nth && shift && exec "$@"' - "$@"
+	fi
+}
 hash() { dd if="$1" bs=1M iflag=direct status=none | sha256sum; }
 
-set_both ignore-gfp-wait 0
-echo 0 >$debug/fail_page_alloc/ignore-gfp-highmem
-echo 0 >$debug/fail_page_alloc/min-order
-set_both stacktrace-depth 32
-set_both verbose 0
+if [ ! -e $starve ]; then
+	set_both ignore-gfp-wait 0
+	echo 0 >$debug/fail_page_alloc/ignore-gfp-highmem
+	echo 0 >$debug/fail_page_alloc/min-order
+	set_both stacktrace-depth 32
+	set_both verbose 0
+fi
 quiet
 
 # ---- Loading ----
 
 bdsnap passwd --password-file "$password" || die "bdsnap passwd"
-# Of the kernel's own, the function that calls a module's start.
-read -r first last < <(symbols ' do_one_initcall$' 256)
-below "$first" "$last"
+if [ ! -e $starve ]; then
+	# Of the kernel's own, the function that calls a module's start.
+	read -r first last < <(symbols ' do_one_initcall$' 256)
+	below "$first" "$last"
+fi
 failures=0
 for ((n = 1; n <= 200; n++)); do
 	quiet
@@ -59,12 +86,17 @@ for ((n = 1; n <= 200; n++)); do
 done
 atleast "faults while it is loaded" 5 $((n - 1))
 atleast "of them, loads that failed" 1 $failures
-[ $code = 0 ] || not_ok "a load without a fault"
+[ "$code" = 0 ] || not_ok "a load without a fault"
 
-# What the originals do themselves may fail, and is not ours.
 read -r first last < <(symbols '[[]bdsnap[]]$' 1024)
-read -r o_first o_last < <(symbols ' bdsnap_orig_' 64)
-below "$first" "$last" "$o_first" "$o_last"
+if [ -e $starve ]; then
+	set_starve end "$last"
+	set_starve start "$first"
+else
+	# What the originals do themselves may fail, and is not ours.
+	read -r o_first o_last < <(symbols ' bdsnap_orig_' 64)
+	below "$first" "$last" "$o_first" "$o_last"
+fi
 
 # ---- Activating and deactivating ----
 
@@ -103,6 +135,44 @@ for call in activate deactivate; do
 done
 is "results of calls with faults that are wrong" 0 $wrong
 
+# ---- A device that comes ----
+
+# A fault while it is bound to its name is no reason not to protect it: there is memory when it is mounted.
+make_fs ext4 /dev/vdb
+sync
+late=$(hash /dev/vdb)
+activate --durability "$how" /dev/late || die "activate an absent device"
+wrong=0
+for ((n = 1; n <= 100; n++)); do
+	ln -s vdb /dev/late
+	quiet
+	nth $n bdsnap settle >"$work/out" 2>&1
+	hits=$(faults)
+	quiet
+	mount /dev/vdb /mnt || not_ok "mount a device that has come"
+	echo text >/mnt/file
+	umount /mnt
+	bdsnap-restore /dev/late latest --yes >"$work/out" 2>&1
+	code=$?
+	if [ $code != 0 ] || [ "$(hash /dev/vdb)" != "$late" ]; then
+		echo "a device that comes, fault $n: restore ends with $code"
+		cat "$work/out"
+		wrong=$((wrong + 1))
+		dd if=/dev/zero of=/dev/vdb bs=1M oflag=direct status=none
+		make_fs ext4 /dev/vdb
+		sync
+		late=$(hash /dev/vdb)
+	fi
+	bdsnap settle --raw
+	rm /dev/late
+	bdsnap settle
+	rm -rf /snapshot/late*
+	[ "$hits" != 0 ] || break
+done
+atleast "faults in settle" 5 $((n - 1))
+is "sessions after them that are wrong" 0 $wrong
+deactivate /dev/late || not_ok "deactivate /dev/late"
+
 # ---- Sessions ----
 
 # session NAME COMMAND...: mounts by COMMAND, writes, unmounts, restores. A session may end in three ways,
@@ -116,7 +186,7 @@ session() {
 	dmesg -C
 	"$@" || not_ok "$name: mount"
 	mountpoint -q /mnt || return
-	[ -z "${worker:-}" ] || set_both probability "$worker"
+	[ -z "${worker:-}" ] || chance "$worker"
 	dd if=/dev/urandom of=/mnt/file bs=256k count=8 conv=notrunc,fsync status=none || not_ok "$name: writes in place"
 	bdsnap-testtool work /mnt/work 1 1 || not_ok "$name: writes"
 	sync -f /mnt || not_ok "$name: sync"
