@@ -12,9 +12,13 @@ use std::path::Path;
 use rustix::fs::{fallocate, FallocateFlags};
 
 /// Pseudo-random numbers (xorshift).
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -23,17 +27,17 @@ impl Random {
     }
 
     /// From 0 on, below `n`.
-    fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.next() % n.max(1) as u64) as usize
     }
 
-    fn fill(&mut self, out: &mut [u8]) {
+    pub(crate) fn fill(&mut self, out: &mut [u8]) {
         for part in out.chunks_mut(8) {
             part.copy_from_slice(&self.next().to_le_bytes()[..part.len()]);
         }
     }
 
-    fn bytes(&mut self, n: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, n: usize) -> Vec<u8> {
         let mut out = vec![0; n];
         self.fill(&mut out);
         out
@@ -61,7 +65,7 @@ fn lacking(what: &str, result: Result<()>) -> Result<()> {
 
 pub(crate) fn run(dir: &Path, seed: u64, mib: usize) -> Result<()> {
     fs::create_dir_all(dir)?;
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = Random::new(seed);
     let r = &mut random;
     let size = mib << 20;
     lacking("buffered writes", buffered(&dir.join("buffered"), r, size))?;
@@ -94,7 +98,7 @@ fn buffered(path: &Path, r: &mut Random, size: usize) -> Result<()> {
 }
 
 /// Memory on a 4 KiB boundary, as O_DIRECT wants it.
-fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+pub(crate) fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
     buffer.resize(len + 4096, 0);
     let skip = buffer.as_ptr().align_offset(4096);
     &mut buffer[skip..skip + len]

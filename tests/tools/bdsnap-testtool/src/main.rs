@@ -4,6 +4,11 @@
 //!
 //! ```text
 //! work DIR SEED MIB         writes to a file system in every way; prints what it can't do
+//! ops DIR SEED COUNT        random operations on a file system
+//! stamp-fill FILE           marks each sector of a file or device
+//! stamp-run FILE SEED COUNT direct|buffered [OWN OF]   writes marked sectors at the edges of chunks, and checks
+//!                           them; with OWN and OF single ones, as one of several at a time
+//! stamp-check FILE          whether all is as stamp-fill made it
 //! call NR NAME PASSWORD     a system call; prints 0 or the errno's name
 //! call32 NR                 the same as a 32-bit program would, with null pointers
 //! ioctl WHAT NAME PASSWORD [VERSION]   WHAT: activate, deactivate
@@ -27,6 +32,8 @@
 mod calls;
 mod fuzz;
 mod load;
+mod ops;
+mod stamp;
 
 use std::io::{Error, ErrorKind, Read, Result};
 use std::os::unix::fs::FileExt;
@@ -43,6 +50,16 @@ fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
 fn run(args: &[&str]) -> Result<()> {
     match *args {
         ["work", dir, seed, mib] => load::run(dir.as_ref(), number(seed)?, number(mib)?),
+        ["ops", dir, seed, count] => ops::run(dir.as_ref(), number(seed)?, number(count)?),
+        ["stamp-fill", file] => stamp::fill(file.as_ref()),
+        ["stamp-check", file] => stamp::check(file.as_ref()),
+        ["stamp-run", file, seed, count, how] => {
+            stamp::run(file.as_ref(), number(seed)?, number(count)?, how, (0, 1))
+        }
+        ["stamp-run", file, seed, count, how, own, of] => {
+            let part = (number(own)?, number(of)?);
+            stamp::run(file.as_ref(), number(seed)?, number(count)?, how, part)
+        }
         ["call", nr, name, password] => calls::call(number(nr)?, name, password),
         ["call32", nr] => calls::call32(number(nr)?),
         ["ioctl", what, name, password] => calls::control(what, name, password, None),
