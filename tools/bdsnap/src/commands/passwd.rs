@@ -17,9 +17,9 @@ pub(crate) fn run(common: &Common, args: &Passwd) -> Result<Done, Error> {
     let password = match given(&args.password)? {
         Some(p) => p,
         None => {
-            let first = ask("New password: ")?;
+            let first = ask("New password")?;
             check_password(&first)?;
-            if *ask("The same again: ")? != *first {
+            if *ask("The same again")? != *first {
                 return Err(Error::other("the two passwords differ; nothing was changed"));
             }
             first
@@ -38,7 +38,7 @@ pub(crate) fn get(args: &Password) -> Result<Zeroizing<Vec<u8>>, Error> {
     match given(args)? {
         Some(p) => Ok(p),
         None => {
-            let password = ask("Password: ")?;
+            let password = ask("Password")?;
             check_password(&password)?;
             Ok(password)
         }
@@ -63,7 +63,11 @@ fn ask(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
         )
         .hint("use --password-file or --password-stdin"));
     }
-    rpassword::prompt_password(prompt)
-        .map(|p| Zeroizing::new(p.into_bytes()))
-        .map_err(|e| Error::io("cannot read the password", &e))
+    let typed = dialoguer::Password::new()
+        .with_prompt(prompt)
+        .allow_empty_password(true)
+        .report(false)
+        .interact()
+        .map_err(|dialoguer::Error::IO(e)| Error::io("cannot read the password", &e))?;
+    Ok(Zeroizing::new(typed.into_bytes()))
 }
