@@ -23,3 +23,14 @@ nullb() {
 	echo 1 >"$d/discard"
 	echo 1 >"$d/power" || die "null_blk $1"
 }
+# no_nullb NAME: away with it
+no_nullb() {
+	echo 0 >"/sys/kernel/config/nullb/$1/power"
+	rmdir "/sys/kernel/config/nullb/$1"
+}
+# microseconds COMMAND...: sets `us` to the time that it took
+microseconds() {
+	local began=${EPOCHREALTIME/./}
+	"$@" || not_ok "$*"
+	us=$((${EPOCHREALTIME/./} - began))
+}

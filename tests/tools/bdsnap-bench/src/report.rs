@@ -85,7 +85,8 @@ fn fio(report: &Value) -> Option<(Vec<(&'static str, f64)>, f64)> {
 fn read(dir: &Path) -> Result<Cells> {
     let mut cells = Cells::new();
     let raw = dir.join("raw");
-    for line in fs::read_to_string(raw.join("cells.jsonl"))?.lines() {
+    // There are none if only figures were wanted.
+    for line in fs::read_to_string(raw.join("cells.jsonl")).unwrap_or_default().lines() {
         let line: Value = serde_json::from_str(line)?;
         let (model, contender) = (text(&line, "model")?, text(&line, "contender")?);
         let mut add = |workload: &str, touch: &str, metric: &str, value: f64| {
@@ -161,7 +162,17 @@ fn table(cells: &Cells, model: &str, metric: &str, relative: bool) -> String {
     out
 }
 
-fn as_json(cells: &Cells) -> Value {
+/// What `figures.sh` has found: name, value, unit.
+fn figures(dir: &Path) -> Vec<(String, f64, String)> {
+    let text = fs::read_to_string(dir.join("figures")).unwrap_or_default();
+    let line = |line: &str| {
+        let mut words = line.split(' ');
+        Some((words.next()?.to_owned(), words.next()?.parse().ok()?, words.next()?.to_owned()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+fn as_json(cells: &Cells, figures: &[(String, f64, String)]) -> Value {
     let mut list = Vec::new();
     for ((model, workload, touch, metric), by) in cells {
         let mut contenders = Map::new();
@@ -174,7 +185,11 @@ fn as_json(cells: &Cells) -> Value {
         list.push(json!({ "model": model, "workload": workload, "touch": touch,
             "metric": metric, "contenders": contenders }));
     }
-    json!({ "schema_version": 1, "cells": list })
+    let figures: Map<String, Value> = figures
+        .iter()
+        .map(|(name, value, unit)| (name.clone(), json!({ "value": value, "unit": unit })))
+        .collect();
+    json!({ "schema_version": 1, "cells": list, "figures": figures })
 }
 
 /// Bars of throughput, relative to plain, for one touch.
@@ -195,7 +210,9 @@ fn plot(cells: &Cells, model: &str, touch: &str) -> String {
 /// See the module.
 pub(crate) fn report(dir: &Path) -> Result<()> {
     let cells = read(dir)?;
-    fs::write(dir.join("bench.json"), serde_json::to_string_pretty(&as_json(&cells))? + "\n")?;
+    let figures = figures(dir);
+    let json = serde_json::to_string_pretty(&as_json(&cells, &figures))?;
+    fs::write(dir.join("bench.json"), json + "\n")?;
     let models: BTreeSet<&String> = cells.keys().map(|(m, ..)| m).collect();
     let mut tables = String::new();
     for model in models {
@@ -244,6 +261,12 @@ pub(crate) fn report(dir: &Path) -> Result<()> {
         for touch in ["first", "second"] {
             fs::write(dir.join(format!("{model}-{touch}.svg")), plot(&cells, model, touch))?;
         }
+    }
+    if !figures.is_empty() {
+        tables.push_str("| figure | value | unit |\n|---|--:|---|\n");
+    }
+    for (name, value, unit) in &figures {
+        let _ = writeln!(tables, "| {name} | {value} | {unit} |");
     }
     fs::write(dir.join("tables.md"), tables)?;
     Ok(())
