@@ -98,7 +98,9 @@ whole() {
 	cp -a "$work/session" "/snapshot/$session"
 }
 for name in blocks.map blocks.dat meta.json holds.json verified.json; do
-	for target in $victim/file $victim/missing fifo; do
+	# What is only read, and what is written as well
+	case $name in blocks.*) targets="$victim/file fifo" ;; *) targets="$victim/file $victim/missing" ;; esac
+	for target in $targets; do
 		whole
 		planted "$session/$name" $target
 	done
