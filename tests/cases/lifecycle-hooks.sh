@@ -1,6 +1,5 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# tags: full
 # timeout: 600
 #
 # Others who trace, probe and redirect the functions that the module hooks.
