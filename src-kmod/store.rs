@@ -326,9 +326,7 @@ impl Files {
             .sum();
         let free = free.saturating_sub(batch);
         let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
-        if free < min {
-            return Err(ENOSPC);
-        }
+        // Also when a large batch breaks the session at once: the warning is what people look for.
         if free < min.saturating_mul(2) && !self.warned_low {
             self.warned_low = true;
             pr_warn!(
@@ -337,6 +335,9 @@ impl Files {
                 min >> 20
             );
             crate::tell::event(session, c"low-space", 0);
+        }
+        if free < min {
+            return Err(ENOSPC);
         }
         Ok(())
     }

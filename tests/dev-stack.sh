@@ -1,17 +1,19 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# dev-stack.sh SIZE KINDS FS...: the cases dev-stack-*.sh and cross.sh: these kinds of devices (see
-# guest/dev-stack.sh) on three disks of SIZE, with each file system.
+# dev-stack.sh KINDS FS...: the cases dev-stack-*.sh and cross.sh: these kinds of devices (see
+# guest/dev-stack.sh) with each file system, on three disks somewhat larger than it needs.
 
 . "$(dirname "$0")/lib.sh"
-size=$1 kinds=$2
-shift 2
+. "$(dirname "$0")/guest/fs-table.sh"
+kinds=$1
+shift
 
 for fs; do
+	size=$(fs_disks "$fs")
 	for name in a b c; do
 		rm -f "$dir/vd$name"
-		disk vd$name "$size"
+		disk vd$name $((${size%M} + 32))M
 	done
 	# shellcheck disable=SC2086
 	guest "$fs: no complaint, nothing left behind" --disk "$dir/vda" --disk "$dir/vdb" --disk "$dir/vdc" \

@@ -4,4 +4,4 @@
 #
 # ext4 on device-mapper and md devices that are registered themselves.
 
-exec "$(dirname "$0")/../dev-stack.sh" 96M "linear crypt lvm thin raid1 raid5" ext4
+exec "$(dirname "$0")/../dev-stack.sh" "linear crypt lvm thin raid1 raid5" ext4

@@ -4,4 +4,4 @@
 #
 # xfs on device-mapper and md devices that are registered themselves.
 
-exec "$(dirname "$0")/../dev-stack.sh" 360M "linear crypt lvm thin raid1 raid5" xfs
+exec "$(dirname "$0")/../dev-stack.sh" "linear crypt lvm thin raid1 raid5" xfs

@@ -68,7 +68,7 @@ with_lvm() {
 with_thin() {
 	group
 	lvcreate -qq --type thin-pool -l 80%FREE --poolmetadatasize 4M -n pool group || die "thin pool"
-	lvcreate -qq -Wn -V 360M --thinpool pool -n thin group || die "thin volume"
+	lvcreate -qq -Wn -V $((sectors / 20 * 9))k --thinpool pool -n thin group || die "thin volume"
 	vgmknodes -qq
 	on thin /dev/group/thin
 	ungroup

@@ -6,7 +6,7 @@
 # fs_disks KIND: the sizes of the disks that it needs
 fs_disks() {
 	case $1 in
-	xfs) echo 320M ;; # its mkfs wants 300 MiB
+	xfs | xfs-1k) echo 320M ;; # its mkfs wants 300 MiB
 	xfs-log) echo 320M 80M ;;
 	ext4-journal) echo 64M 16M ;;
 	btrfs) echo 128M ;;

@@ -17,9 +17,9 @@ peak() {
 killed() { awk '$1 == "oom_kill" { print $2 }' /proc/vmstat; }
 
 free -m
+mkfs.ext4 -q -F -E lazy_itable_init=0 /dev/vdb
 dmsetup create store --table "0 $(blockdev --getsz /dev/vdb) delay /dev/vdb 0 0 /dev/vdb 0 20"
 dmsetup mknodes
-mkfs.ext4 -q -F -E lazy_itable_init=0 /dev/vdb
 mount /dev/mapper/store /snapshot || die "the store"
 bdsnap init
 make_fs ext4 /dev/vda

@@ -49,7 +49,7 @@ for when in before during; do
 	[ $when = during ] || fsfreeze -f /snapshot
 	if [ $when = before ]; then
 		was=''
-		lines=$(($(wc -l <"$log") + 1)) since=$(date +%s%N)
+		lines=$(($(wc -l <"$log") + 1)) since=$(date +%s)
 		mount "$device" /mnt || not_ok "$name: mount"
 	else
 		begin

@@ -81,7 +81,7 @@ activate "$device"
 leave 10240
 name=aside
 begin
-overwrite /mnt/file 8 || not_ok "$name: the writes go on"
+for mib in $(seq 0 7); do overwrite /mnt/file 1 "$mib" || not_ok "$name: the writes go on"; done
 told "$name" 28
 is "a warning comes before" "low-space 0,broken 28" "$(events_of "$log" "$lines" | paste -sd ,)"
 umount /mnt

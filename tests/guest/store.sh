@@ -45,15 +45,16 @@ begin() {
 	sync
 	was=$(sum_of "$device")
 	lines=$(($(wc -l <"$log") + 1))
-	since=$(date +%s%N)
+	since=$(date +%s)
 	mount "$device" /mnt || not_ok "$name: mount"
 }
 # told NAME ERRNO: of the session that runs: the status, the time, the log, and one uevent
 told() {
 	must "$1: the status" "broken $2" "$(status devices.0.state) $(status devices.0.errno)"
 	local at
-	at=$(date -d "$(status devices.0.broken)" +%s%N)
-	((at >= since && at <= $(date +%s%N))) || not_ok "$1: the time of its breaking: $at, not after $since"
+	# Told in whole seconds.
+	at=$(date -d "$(status devices.0.broken)" +%s)
+	((at >= since && at <= $(date +%s))) || not_ok "$1: the time of its breaking: $at, not after $since"
 	for _ in $(seq 20); do
 		! events_of "$log" "$lines" | grep -q broken || break
 		sleep 0.1
