@@ -75,6 +75,7 @@ deactivate /dev/mapper/late
 
 # A link that comes later, and nobody tells: the claim itself looks
 wipefs -aq /dev/vdd
+udevadm settle # or what udev has to say of this comes after the link
 uuid=$(cat /proc/sys/kernel/random/uuid)
 activate "/dev/disk/by-uuid/$uuid"
 udevadm control --stop-exec-queue
