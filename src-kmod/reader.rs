@@ -74,10 +74,10 @@ fn next_job(this: &Arc<Session>) -> Option<Job> {
 fn split(this: &Arc<Session>, mut bio: HeldBio) -> Option<Job> {
     let Some(front) = bio.split(PART_SECTORS) else {
         let sector = bio.view().sectors().map_or(0, |s| s.start);
-        this.queue.lock().ready.push(bio);
+        // Broken before it goes, not after: it is taken from here.
+        this.queue.lock().current = Some(bio);
         this.break_with(ENOMEM, sector);
-        this.kick_releaser();
-        return None;
+        return Some(Job { sectors: Sectors { start: 0, end: 0 }, save: false });
     };
     let sectors = front.view().sectors().unwrap_or(Sectors { start: 0, end: 0 });
     let mut q = this.queue.lock();

@@ -94,6 +94,11 @@ fn collect(this: &Session, files: &mut Files) -> Next {
     files.batch.clear();
     let mut bytes = 0;
     let mut q = this.queue.lock();
+    // Once it is broken its bios go, and a read that ends later may see what they wrote. Who broke it has
+    // kicked this writer.
+    if this.is_broken() {
+        return Next::Nothing;
+    }
     while let Some(p) = q.ring.get(files.batch.len()) {
         let state = p.slice.state.load(Ordering::Acquire);
         if state == READING {
