@@ -37,7 +37,7 @@ leave() {
 name=first
 works first
 outcomes=''
-for kib in 0 2 5 9 14 24 40 2200; do
+for kib in 0 2 5 9 14 24 40 2200 4000; do
 	name="$kib KiB"
 	before=$(list 'sessions.#' "$device")
 	leave $kib
