@@ -40,7 +40,7 @@ static bool notrace is_starved(unsigned long ip)
 	       !strcmp(current->comm, "modprobe");
 }
 
-/* Formatted strings are allocated by the kernel's own code. */
+/* Rust's helpers and formatted strings: the kernel's own code allocates for the module. */
 static bool notrace is_below_starved(void)
 {
 	unsigned long stack[24];
@@ -71,7 +71,7 @@ static void notrace on_alloc(unsigned long ip, unsigned long parent, struct ftra
 		return;
 	if (!is_starved(parent) && !(ops->private && is_below_starved()))
 		return;
-	/* Rust frees memory by making it nothing. */
+	/* Rust frees memory by making it nothing: of no bytes. (The other deep one has flags there.) */
 	if (ops->private && !ftrace_regs_get_argument(fregs, 1))
 		return;
 	if (is_due())
@@ -80,16 +80,16 @@ static void notrace on_alloc(unsigned long ip, unsigned long parent, struct ftra
 
 static struct {
 	char *name;
-	bool rust;
+	bool deep; /* called by the kernel's code for the module */
 	bool done;
 	struct ftrace_ops ops;
 } hooks[] = {
-	{ "rust_helper_krealloc_node_align", true },
-	{ "rust_helper_kvrealloc_node_align", true },
+	{ "krealloc_node_align_noprof", true },
+	{ "kvrealloc_node_align_noprof", true },
 	{ "alloc_pages_noprof" },
 	{ "get_free_pages_noprof" },
 	{ "__kmalloc_noprof" },
-	{ "kasprintf" },
+	{ "__kmalloc_node_track_caller_noprof", true },
 	{ "bio_split" },
 	{ "alloc_workqueue_noprof" },
 };
@@ -115,7 +115,7 @@ static int __init starve_init(void)
 
 		ops->func = on_alloc;
 		ops->flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_RECURSION;
-		ops->private = hooks[i].rust ? ops : NULL;
+		ops->private = hooks[i].deep ? ops : NULL;
 		ret = ftrace_set_filter(ops, hooks[i].name, strlen(hooks[i].name), 1);
 		if (!ret)
 			ret = register_ftrace_function(ops);
