@@ -17,7 +17,7 @@ fio_jobs() {
 	local name options at=0
 	printf '[global]\nsize=3m\nverify=crc32c\nverify_fatal=1\nrandrepeat=1\nfallocate=none\n'
 	while read -r name options; do
-		# fio writes zeroes to the start of a device that it maps, whatever the job says; tests/guest/raw.sh maps one itself.
+		# fio writes zeroes to the start of a device that it maps, whatever the job says: no use where content counts.
 		[ -d "$1" ] || [ "$name" != mapped ] || continue
 		printf '[%s]\n' "$name"
 		if [ -d "$1" ]; then
