@@ -649,7 +649,7 @@ fn status(request: &mut StatusRequest) -> Result {
     head.registrations = registry.volumes.len() as u64;
     core.for_each_session(|s| {
         sessions.set(sessions.get() + 1);
-        held.set(held.get() + s.queue.lock().held);
+        held.set(held.get() + s.queue.lock().held());
         absorbed.set(absorbed.get() + s.absorbed_bytes.load(Ordering::Relaxed));
     });
     head.sessions = sessions.get();

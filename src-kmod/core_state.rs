@@ -166,7 +166,7 @@ impl Core {
         }
         drop(sessions);
         drop(dropped);
-        let held = session.queue.lock().held;
+        let held = session.queue.lock().held();
         self.held_bios.fetch_add(held, Ordering::Relaxed);
         self.absorbed_bytes
             .fetch_add(session.absorbed_bytes.load(Ordering::Relaxed), Ordering::Relaxed);

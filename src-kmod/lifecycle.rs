@@ -301,7 +301,7 @@ fn samples_of(
 ) -> Result<KVec<Sample>> {
     let mut chunks = [0u64; SAMPLES_MAX];
     let mut n = 0;
-    for chunk in session.queue.lock().sampler.kept() {
+    for chunk in session.sampler.lock().kept() {
         chunks[n] = chunk;
         n += 1;
     }

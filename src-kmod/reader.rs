@@ -3,7 +3,7 @@
 //! Takes held bios one after the other and reads what they will overwrite.
 
 use crate::core_state::core;
-use crate::live::{Kind, Token};
+use crate::live::{self, Kind, Token};
 use crate::params::Discard;
 use crate::pure::format::Durability;
 use crate::pure::plan::{Chunks, Sectors};
@@ -25,92 +25,63 @@ impl WorkItem<1> for Session {
     fn run(this: Arc<Session>) {
         let _live = Token::new(Kind::Works);
         let _noio = NoIo::enter();
-        while let Some(job) = next_job(&this) {
-            if job.save {
-                if let Err((error, sector)) = save(&this, &job.sectors) {
-                    this.break_with(error, sector);
-                }
+        while let Some(sectors) = next_current(&this) {
+            if let Err((error, sector)) = save(&this, &sectors) {
+                this.fail(error, sector);
             }
-            hang_on_youngest(&this);
+            if this.queue.lock().hang() {
+                this.kick_releaser();
+            }
         }
     }
 }
 
-struct Job {
-    sectors: Sectors,
-    save: bool,
-}
-
-/// Makes the next incoming bio the current one.
-fn next_job(this: &Arc<Session>) -> Option<Job> {
-    loop {
-        let mut q = this.queue.lock();
-        let bio = q.incoming.pop()?;
-        let view = bio.view();
-        let (op, count) = (view.op(), view.bytes() / 512);
-        // What the original would refuse it gets to refuse.
-        let Some(sectors) = view.sectors() else {
-            q.current = Some(bio);
-            return Some(Job { sectors: Sectors { start: 0, end: 0 }, save: false });
-        };
-        let absorb = op == sys::OP_DISCARD && this.discard == Discard::Absorb;
-        let pass = op == sys::OP_DISCARD && this.discard == Discard::Pass;
-        let divisible = matches!(op, sys::OP_WRITE_ZEROES | sys::OP_DISCARD | sys::OP_SECURE_ERASE);
-        if absorb || pass || !divisible || count <= PART_SECTORS {
-            q.current = Some(bio);
-            return Some(Job { sectors, save: !absorb && !pass });
-        }
+/// Makes the next bio that came the current one; returns what has to be saved
+/// before it goes.
+fn next_current(this: &Arc<Session>) -> Option<Sectors> {
+    const NOTHING: Sectors = Sectors { start: 0, end: 0 };
+    let mut q = this.queue.lock();
+    let bio = q.next_incoming()?;
+    let view = bio.view();
+    let op = view.op();
+    // What the original would refuse it gets to refuse.
+    let mut sectors = view.sectors().unwrap_or(NOTHING);
+    if op == sys::OP_DISCARD && this.discard != Discard::Copy {
+        sectors = NOTHING;
+    }
+    let divisible = matches!(op, sys::OP_WRITE_ZEROES | sys::OP_DISCARD | sys::OP_SECURE_ERASE);
+    if divisible && sectors.len() > u64::from(PART_SECTORS) {
         // Cut the lock for the allocation; meanwhile the bio is nobody's.
         drop(q);
-        match split(this, bio) {
-            Some(job) => return Some(job),
-            None => continue,
-        }
+        return Some(split(this, bio));
     }
-}
-
-/// Makes the front of a large bio the current one; the rest lines up again, as
-/// if it had just come.
-fn split(this: &Arc<Session>, mut bio: HeldBio) -> Option<Job> {
-    let Some(front) = bio.split(PART_SECTORS) else {
-        let sector = bio.view().sectors().map_or(0, |s| s.start);
-        // Broken before it goes, not after: it is taken from here.
-        this.queue.lock().current = Some(bio);
-        this.break_with(ENOMEM, sector);
-        return Some(Job { sectors: Sectors { start: 0, end: 0 }, save: false });
-    };
-    let sectors = front.view().sectors().unwrap_or(Sectors { start: 0, end: 0 });
-    let mut q = this.queue.lock();
-    this.count_extra(&mut q);
-    if this.is_broken() {
-        q.ready.push(front);
-        q.ready.push(bio);
+    if !q.set_current(bio) {
         drop(q);
         this.kick_releaser();
-        return None;
+        return Some(NOTHING);
     }
-    // Behind the others: they must not wait for all of it.
-    q.incoming.push(bio);
-    q.current = Some(front);
-    Some(Job { sectors, save: true })
+    Some(sectors)
 }
 
-/// The current bio waits for the youngest slice, or goes at once if there is
-/// none. It is gone already if the session broke.
-fn hang_on_youngest(this: &Arc<Session>) {
-    let mut q = this.queue.lock();
-    let Some(bio) = q.current.take() else { return };
-    if !this.is_broken() {
-        // In async, slices that are in memory have let their bios go.
-        let waiting = q.ring.len() > q.ring.buffered;
-        if let Some(p) = q.ring.last().filter(|_| waiting) {
-            p.waiters.push(bio);
-            return;
+/// Makes the front of a large bio the current one, and returns its sectors.
+fn split(this: &Arc<Session>, mut bio: HeldBio) -> Sectors {
+    let all = bio.view().sectors().unwrap_or(Sectors { start: 0, end: 0 });
+    let none = Sectors { start: all.start, end: all.start };
+    let Some(front) = bio.split(PART_SECTORS) else {
+        if this.queue.lock().set_current(bio) {
+            this.fail(ENOMEM, all.start);
+        } else {
+            this.kick_releaser();
         }
+        return none;
+    };
+    let sectors = front.view().sectors().unwrap_or(none);
+    live::add(Kind::Bios, 1);
+    if !this.queue.lock().set_split(front, bio) {
+        this.kick_releaser();
+        return none;
     }
-    q.ready.push(bio);
-    drop(q);
-    this.kick_releaser();
+    sectors
 }
 
 /// Starts reads of all chunks in `sectors` that have no slice yet. The error
@@ -189,12 +160,7 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
     }
     let raw: *const Slice = &*slice;
     let mut q = this.queue.lock();
-    let pushed = if this.is_broken() {
-        // It may end at any time now: nothing new may be under way.
-        Err(slice)
-    } else {
-        q.ring.push(slice)
-    };
+    let pushed = q.push(slice);
     if let Err(slice) = pushed {
         drop(q);
         drop(slice);
@@ -202,9 +168,9 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
         return Ok(None);
     }
     this.reads.fetch_add(1, Ordering::AcqRel);
-    q.sampler.offer(part.start);
     this.note_ring(&q);
     drop(q);
+    this.sampler.lock().offer(part.start);
     let sector = this.geo.sectors_of(&part).start;
     // SAFETY: The slice stays in the ring, at its address, until its state is
     // no longer `READING`, which only the end of this read changes.

@@ -6,7 +6,7 @@ use crate::live::{Kind, Token};
 use crate::params::Discard;
 use crate::pure::format::Durability;
 use crate::pure::plan::Chunks;
-use crate::session::{Queue, Session, READ};
+use crate::session::{weight, Session};
 use crate::sys::{self, HeldBio, NoIo};
 use ::core::sync::atomic::Ordering;
 use kernel::sync::Arc;
@@ -23,34 +23,20 @@ impl WorkItem<3> for Session {
             this.kick_writer();
         }
         loop {
-            let mut q = this.queue.lock();
-            let Some(bio) = q.ready.pop() else { break };
-            this.uncount(&mut q, &bio);
-            drop(q);
-            this.unthrottle();
+            let Some(bio) = this.queue.lock().take_ready() else { break };
+            let weight = weight(&bio);
             finish(&this, bio);
+            // Only now: a look at the device when all has gone must see it.
+            this.let_go(weight);
         }
     }
 }
 
-/// In `async`, what is in memory is safe: from the oldest slice on, up to the
-/// first whose read is still under way.
-fn advance_buffered(this: &Arc<Session>) {
-    let mut q = this.queue.lock();
-    if this.is_broken() {
-        return;
-    }
-    let Queue { ring, ready, .. } = &mut *q;
-    let mut i = ring.buffered;
-    while let Some(p) = ring.get(i) {
-        if p.slice.state.load(Ordering::Acquire) != READ {
-            break;
-        }
-        this.saved().insert(p.slice.run.start, p.slice.run.end);
-        ready.append(&mut p.waiters);
-        i += 1;
-    }
-    ring.buffered = i;
+/// In `async`, what is in memory is safe.
+fn advance_buffered(this: &Session) {
+    this.queue.lock().advance_buffered(|run| {
+        this.saved().insert(run.start, run.end);
+    });
 }
 
 fn finish(this: &Arc<Session>, bio: HeldBio) {

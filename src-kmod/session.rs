@@ -16,9 +16,7 @@
 //! only, a writer for its store, a releaser for its device: with one queue for
 //! two of them a loop device on a tracked filesystem would lock up.
 //!
-//! The reader is the only one that adds slices, and the writer retires them in
-//! the same order. So a bio need not know which slices it waits for: it hangs
-//! on the youngest at the time, and when that one is retired all its own are.
+//! What is decided under the queue's lock is in [`crate::pure::queue`].
 //!
 //! Of `Budget::used` and `Session::queue` a task never has two at once.
 //! Breaking a session takes them, one after the other, and allocates nothing;
@@ -28,12 +26,12 @@ use crate::core_state::core;
 use crate::lifecycle::Opening;
 use crate::live::{self, Kind, Token};
 use crate::params::Discard;
-use crate::pure::deadline::Watch;
 use crate::pure::format::{self, Durability, Gap, Id, Sample, State, SAMPLES_MAX};
 use crate::pure::meta::Sampler;
 use crate::pure::name::{ShortString, SESSION_MAX};
-use crate::pure::pending::{self, Pending as Index};
+use crate::pure::pending;
 use crate::pure::plan::{Chunks, Geometry};
+use crate::pure::queue::{self, Failure, Read};
 use crate::pure::saved_set::{slots_for, Leaf, SavedSet, Slot};
 use crate::registry::Volume;
 use crate::store::Files;
@@ -80,104 +78,34 @@ unsafe impl Send for Slice {}
 // SAFETY: As above.
 unsafe impl Sync for Slice {}
 
+impl queue::Slice for KBox<Slice> {
+    fn run(&self) -> Chunks {
+        self.run
+    }
+
+    fn read(&self) -> Read {
+        match self.state.load(Ordering::Acquire) {
+            READING => Read::UnderWay,
+            READ => Read::Done,
+            failed => Read::Failed(failed - READ),
+        }
+    }
+}
+
 /// A slice in the ring, and the bios that wait for it and all before it.
-pub(crate) struct Pending {
-    pub(crate) slice: KBox<Slice>,
-    pub(crate) waiters: BioList,
-}
+pub(crate) type Pending = queue::Pending<KBox<Slice>, BioList>;
 
-/// Slices in the order in which they were made.
-///
-/// # Invariants
-///
-/// The places from `head`, `len` of them, cyclically, are `Some`, the others
-/// `None`. `buffered <= len`: so many from `head` are known to be in memory.
-/// `index` has the runs of all of them.
-pub(crate) struct Ring {
-    places: KVVec<Option<Pending>>,
-    index: Index<KVVec<u16>>,
-    head: usize,
-    len: usize,
-    pub(crate) buffered: usize,
-}
+/// A session's held bios and slices.
+pub(crate) type Queue =
+    queue::Queue<KBox<Slice>, BioList, KVVec<Option<Pending>>, pending::Pending<KVVec<u16>>>;
 
-impl Ring {
-    fn new() -> Result<Self> {
-        let mut places = KVVec::with_capacity(RING, GFP_KERNEL)?;
-        for _ in 0..RING {
-            places.push(None, GFP_KERNEL)?;
-        }
-        let index = Index::new(KVVec::from_elem(0, pending::LINKS, GFP_KERNEL)?).ok_or(EINVAL)?;
-        Ok(Self { places, index, head: 0, len: 0, buffered: 0 })
+fn new_queue() -> Result<Queue> {
+    let mut places = KVVec::with_capacity(RING, GFP_KERNEL)?;
+    for _ in 0..RING {
+        places.push(None, GFP_KERNEL)?;
     }
-
-    /// Number of slices.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// The `i`-th oldest.
-    pub(crate) fn get(&mut self, i: usize) -> Option<&mut Pending> {
-        if i >= self.len {
-            return None;
-        }
-        self.places[(self.head + i) % RING].as_mut()
-    }
-
-    /// The youngest.
-    pub(crate) fn last(&mut self) -> Option<&mut Pending> {
-        self.get(self.len.checked_sub(1)?)
-    }
-
-    /// Adds one; hands it back when full.
-    pub(crate) fn push(&mut self, slice: KBox<Slice>) -> Result<(), KBox<Slice>> {
-        if self.len == RING {
-            return Err(slice);
-        }
-        let at = (self.head + self.len) % RING;
-        self.index.push(at, &slice.run);
-        self.places[at] = Some(Pending { slice, waiters: BioList::new() });
-        self.len += 1;
-        Ok(())
-    }
-
-    /// Takes the oldest.
-    pub(crate) fn pop(&mut self) -> Option<Pending> {
-        let p = self.places[self.head].take()?;
-        self.index.pop(self.head, &p.slice.run);
-        self.head = (self.head + 1) % RING;
-        self.len -= 1;
-        self.buffered = self.buffered.saturating_sub(1);
-        Some(p)
-    }
-
-    /// The first run that has chunks of `range`, which is no longer than a slice.
-    fn overlapping(&self, range: &Chunks) -> Option<Chunks> {
-        self.index.first(range, |at| Some(self.places.get(at)?.as_ref()?.slice.run))
-    }
-}
-
-/// What the queue's lock protects.
-pub(crate) struct Queue {
-    /// Held bios that the reader has not seen.
-    pub(crate) incoming: BioList,
-    /// The one that the reader is at; whoever breaks the session takes it.
-    pub(crate) current: Option<HeldBio>,
-    /// Slices and their waiters.
-    pub(crate) ring: Ring,
-    /// Bios to be let go.
-    pub(crate) ready: BioList,
-    /// Bios held since the start.
-    pub(crate) held: u64,
-    /// Of them, let go.
-    pub(crate) released: u64,
-    /// Bytes of the held ones.
-    pub(crate) held_bytes: u64,
-    /// Nothing is held any more: bios that come late go straight on.
-    pub(crate) gone: bool,
-    /// Chunks whose content is compared at the next session's start.
-    pub(crate) sampler: Sampler<u64, SAMPLES_MAX>,
-    watch: Watch,
+    let links = KVVec::from_elem(0, pending::LINKS, GFP_KERNEL)?;
+    Ok(Queue::new(places, pending::Pending::new(links).ok_or(EINVAL)?))
 }
 
 /// What is known only at the end, for the next session's gap check.
@@ -310,6 +238,9 @@ pub(crate) struct Session {
 
     #[pin]
     pub(crate) queue: SpinLock<Queue>,
+    /// Chunks whose content is compared at the next session's start.
+    #[pin]
+    pub(crate) sampler: SpinLock<Sampler<u64, SAMPLES_MAX>>,
     /// At most [`RESERVE`] pages.
     #[pin]
     reserve: SpinLock<KVec<Page>>,
@@ -348,7 +279,6 @@ pub(crate) struct Session {
     pub(crate) closed: Event,
     /// The writer has tried to say in the store that it is broken.
     pub(crate) marked: AtomicBool,
-    pub(crate) closing: AtomicBool,
     pub(crate) finished: AtomicBool,
 
     pub(crate) saved_chunks: AtomicU64,
@@ -384,6 +314,11 @@ pub(crate) fn errno_of(error: Error) -> u32 {
     u32::try_from(-error.to_errno()).unwrap_or(5).max(1)
 }
 
+/// The other way round.
+pub(crate) fn error_of(errno: u32) -> Error {
+    Error::from_errno(i32::try_from(errno).map_or(-5, |n| -n))
+}
+
 impl_has_work! {
     impl HasWork<Self, 1> for Session { self.read_work }
     impl HasWork<Self, 2> for Session { self.write_work }
@@ -404,7 +339,7 @@ impl Session {
         let set_bytes = 8 * slots_for(geo.chunks()).unwrap_or(0) as u64;
         let mut own_name = KVec::new();
         own_name.extend_from_slice(&volume.name, GFP_KERNEL)?;
-        let ring = Ring::new()?;
+        let queue = new_queue()?;
         let files = Files::new()?;
         let mut reserve = KVec::with_capacity(RESERVE, GFP_KERNEL)?;
         for _ in 0..RESERVE {
@@ -433,18 +368,8 @@ impl Session {
                 broken_sector: AtomicU64::new(0),
                 broken_ns: AtomicU64::new(0),
                 tainted: AtomicBool::new(false),
-                queue <- new_spinlock!(Queue {
-                    incoming: BioList::new(),
-                    current: None,
-                    ring,
-                    ready: BioList::new(),
-                    held: 0,
-                    released: 0,
-                    held_bytes: 0,
-                    gone: false,
-                    sampler: Sampler::new(),
-                    watch: Watch::new(),
-                }, "bdsnap::Session::queue"),
+                queue <- new_spinlock!(queue, "bdsnap::Session::queue"),
+                sampler <- new_spinlock!(Sampler::new(), "bdsnap::Session::sampler"),
                 reserve <- new_spinlock!(reserve, "bdsnap::Session::reserve"),
                 ring_len: AtomicU32::new(0),
                 throttled <- new_condvar!("bdsnap::Session::throttled"),
@@ -460,7 +385,6 @@ impl Session {
                 quiet <- Event::new(),
                 closed <- Event::new(),
                 marked: AtomicBool::new(false),
-                closing: AtomicBool::new(false),
                 finished: AtomicBool::new(false),
                 saved_chunks: AtomicU64::new(0),
                 saved_bytes: AtomicU64::new(0),
@@ -493,7 +417,7 @@ impl Session {
             let start = self.saved().first(at, end, false)?;
             let limit = end.min(start + self.geo.run_max());
             let limit = self.saved().first(start + 1, limit, true).unwrap_or(limit);
-            match q.ring.overlapping(&Chunks { start, end: limit }) {
+            match q.overlapping(&Chunks { start, end: limit }) {
                 None => return Some(Chunks { start, end: limit }),
                 Some(run) if run.start > start => return Some(Chunks { start, end: run.start }),
                 Some(run) => at = run.end,
@@ -550,7 +474,7 @@ impl Session {
 
     /// Brings the copy of the ring's length up to date.
     pub(crate) fn note_ring(&self, queue: &Queue) {
-        self.ring_len.store(queue.ring.len() as u32, Ordering::Relaxed);
+        self.ring_len.store(queue.len() as u32, Ordering::Relaxed);
     }
 
     /// Holds a bio until its pre-images are safe. Comes back at once, except
@@ -558,61 +482,43 @@ impl Session {
     pub(crate) fn park(self: &Arc<Self>, bio: HeldBio, patient: bool) {
         bio.prepare();
         let weight = weight(&bio);
-        let mut q = self.queue.lock();
-        if q.gone || self.is_broken() {
-            drop(q);
+        live::add(Kind::Bios, 1);
+        let parked = self.queue.lock().park(bio, weight);
+        if let Err(bio) = parked {
+            live::add(Kind::Bios, -1);
             crate::hook::send_on(bio);
             return;
         }
-        q.held += 1;
-        q.held_bytes += weight;
-        live::add(Kind::Bios, 1);
-        q.incoming.push(bio);
-        drop(q);
         self.kick_reader();
         if patient && weight > 0 {
             let limit = core().params.mem_limit;
             let mut q = self.queue.lock();
-            while (q.held_bytes > limit || q.held - q.released > HELD_MAX) && !self.is_broken() {
+            while q.is_crowded(limit, HELD_MAX) {
                 self.throttled.wait(&mut q);
             }
         }
     }
 
-    /// Takes over a second bio where there was one, as after a split.
-    pub(crate) fn count_extra(&self, queue: &mut Queue) {
-        queue.held += 1;
-        live::add(Kind::Bios, 1);
-    }
-
-    /// Takes bios off the books that are about to be let go.
-    pub(crate) fn uncount(&self, queue: &mut Queue, bio: &HeldBio) {
-        queue.released += 1;
-        live::add(Kind::Bios, -1);
-        queue.held_bytes = queue.held_bytes.saturating_sub(weight(bio));
-        if queue.held == queue.released {
-            self.quiet_if_closing(queue);
-        }
-    }
-
-    /// Wakes submitters that wait for their turn.
-    pub(crate) fn unthrottle(&self) {
-        self.throttled.notify_all();
-    }
-
-    fn quiet_if_closing(&self, queue: &mut Queue) {
-        if self.closing.load(Ordering::Acquire) && queue.held == queue.released {
-            queue.gone = true;
+    /// A bio that counted for `weight` has gone.
+    pub(crate) fn let_go(&self, weight: u64) {
+        let mut q = self.queue.lock();
+        q.let_go(weight);
+        if q.is_quiet() {
             self.quiet.happen();
         }
+        drop(q);
+        live::add(Kind::Bios, -1);
+        self.throttled.notify_all();
     }
 
     /// No bio is led here any more: [`Session::quiet`] happens as soon as
     /// none is held.
     pub(crate) fn begin_closing(self: &Arc<Self>) {
-        self.closing.store(true, Ordering::Release);
         let mut q = self.queue.lock();
-        self.quiet_if_closing(&mut q);
+        q.begin_closing();
+        if q.is_quiet() {
+            self.quiet.happen();
+        }
         drop(q);
         self.kick_reader();
     }
@@ -622,41 +528,35 @@ impl Session {
     ///
     /// `sector` is relative to the disk.
     pub(crate) fn break_with(self: &Arc<Self>, error: Error, sector: u64) {
-        let errno = errno_of(error);
         let mut q = self.queue.lock();
-        if self.broken.compare_exchange(0, errno, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        if !q.break_now() {
             return;
         }
         self.broken_sector
             .store(sector.saturating_sub(self.geo.on_disk().start), Ordering::Relaxed);
         self.broken_ns.store(sys::now_real_ns(), Ordering::Relaxed);
-        let queue = &mut *q;
-        queue.ready.append(&mut queue.incoming);
-        if let Some(bio) = queue.current.take() {
-            queue.ready.push(bio);
-        }
-        for i in 0..queue.ring.len() {
-            if let Some(p) = queue.ring.get(i) {
-                queue.ready.append(&mut p.waiters);
-            }
-        }
+        self.broken.store(errno_of(error), Ordering::Release);
         drop(q);
         core().sessions_broken.fetch_add(1, Ordering::Relaxed);
         self.kick_releaser();
         self.kick_writer();
-        self.unthrottle();
+        self.throttled.notify_all();
         core().budget.wake();
         let _ = core().queues.look.queue().enqueue::<Arc<Self>, 4>(self.clone());
+    }
+
+    /// What the current bio changes cannot be saved: the writer says so in the
+    /// store, and then breaks the session. `sector` is relative to the disk.
+    pub(crate) fn fail(self: &Arc<Self>, error: Error, sector: u64) {
+        self.queue.lock().fail(Failure { errno: errno_of(error), sector });
+        self.kick_writer();
     }
 
     /// A look of the watch: breaks the session when a bio has been held too
     /// long.
     pub(crate) fn look(self: &Arc<Self>) {
-        let mut q = self.queue.lock();
-        let (held, released) = (q.held, q.released);
-        let overdue = q.watch.look(held, released);
-        drop(q);
-        if overdue && !self.is_broken() {
+        let overdue = self.queue.lock().look();
+        if overdue {
             self.break_with(ETIMEDOUT, self.geo.on_disk().start);
         }
     }
@@ -713,7 +613,7 @@ impl Summary {
     pub(crate) fn of(session: &Session) -> Self {
         let (held, holding) = {
             let q = session.queue.lock();
-            (q.held, q.held - q.released)
+            (q.held(), q.holding())
         };
         Self {
             id: session.id,

@@ -343,10 +343,7 @@ impl Files {
     }
 
     fn status(&self, session: &Session, state: State, why: &Why) -> Status {
-        let held = {
-            let q = session.queue.lock();
-            q.held
-        };
+        let held = session.queue.lock().held();
         Status {
             session_id: session.id,
             generation: self.generation + 1,

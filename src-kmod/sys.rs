@@ -1356,3 +1356,23 @@ pub(crate) fn devt(text: &[u8]) -> Result<u32> {
     let minor: u32 = minor.parse().map_err(|_| EINVAL)?;
     Ok(major << 20 | minor)
 }
+
+impl crate::pure::queue::Bios for BioList {
+    type Bio = HeldBio;
+
+    fn none() -> Self {
+        Self::new()
+    }
+
+    fn push(&mut self, bio: HeldBio) {
+        BioList::push(self, bio);
+    }
+
+    fn pop(&mut self) -> Option<HeldBio> {
+        BioList::pop(self)
+    }
+
+    fn append(&mut self, other: &mut Self) {
+        BioList::append(self, other);
+    }
+}

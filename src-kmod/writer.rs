@@ -4,7 +4,8 @@
 
 use crate::core_state::core;
 use crate::live::{Kind, Token};
-use crate::session::{Queue, Session, READ, READING};
+use crate::pure::queue::Next;
+use crate::session::{error_of, Session};
 use crate::store::{Files, Why, BATCH};
 use crate::sys::NoIo;
 use ::core::sync::atomic::Ordering;
@@ -34,16 +35,11 @@ impl WorkItem<2> for Session {
     }
 }
 
-enum Next {
-    Nothing,
-    Batch,
-    Failed(Error, u64),
-}
-
 fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
     loop {
         if this.is_broken() {
-            drop_what_is_read(this, files);
+            // Its slices are of no more use; those whose reads are under way stay until they end.
+            while retire(this, files, BATCH) != 0 {}
             // Before a filesystem may write there is nothing to mark.
             if !files.broken_marked && this.beginning.lock().is_some() {
                 files.mark_broken(this, &Why::of(this));
@@ -56,7 +52,10 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
         }
         match collect(this, files) {
             Next::Nothing => return,
-            Next::Failed(error, sector) => give_up(this, files, error, sector),
+            Next::Failed(f) => give_up(this, files, error_of(f.errno), f.sector),
+            Next::Unread(errno, run) => {
+                give_up(this, files, error_of(errno), this.geo.sectors_of(&run).start)
+            }
             Next::Batch => {
                 let sector = this.geo.on_disk().start;
                 match files.write_batch(this) {
@@ -91,43 +90,14 @@ fn first_sector(this: &Session, files: &Files) -> Option<u64> {
 /// Puts the addresses of the oldest slices whose reads have ended well into
 /// the batch. They stay in the ring.
 fn collect(this: &Session, files: &mut Files) -> Next {
-    files.batch.clear();
     let mut bytes = 0;
-    let mut q = this.queue.lock();
-    // Once it is broken its bios go, and a read that ends later may see what they wrote. Who broke it has
-    // kicked this writer.
-    if this.is_broken() {
-        return Next::Nothing;
-    }
-    while let Some(p) = q.ring.get(files.batch.len()) {
-        let state = p.slice.state.load(Ordering::Acquire);
-        if state == READING {
-            break;
-        }
-        if state != READ {
-            if !files.batch.is_empty() {
-                break;
-            }
-            let errno = i32::try_from(state - READ).unwrap_or(5);
-            return Next::Failed(
-                Error::from_errno(-errno),
-                this.geo.sectors_of(&p.slice.run).start,
-            );
-        }
-        bytes += u64::from(p.slice.bytes);
-        if files.batch.len() == BATCH || (bytes > BATCH_BYTES && !files.batch.is_empty()) {
-            break;
-        }
+    let batch = &mut files.batch;
+    batch.clear();
+    this.queue.lock().collect(|slice| {
+        bytes += u64::from(slice.bytes);
         // Its capacity is BATCH: this does not allocate.
-        if files.batch.push_within_capacity(&*p.slice).is_err() {
-            break;
-        }
-    }
-    if files.batch.is_empty() {
-        Next::Nothing
-    } else {
-        Next::Batch
-    }
+        (batch.is_empty() || bytes <= BATCH_BYTES) && batch.push_within_capacity(&**slice).is_ok()
+    })
 }
 
 /// The batch is safe: its chunks are saved, its bios may go, its memory is
@@ -142,15 +112,14 @@ fn retire_batch(this: &Arc<Session>, files: &mut Files) {
     this.kick_releaser();
 }
 
-/// Takes the `n` oldest slices, at most [`BATCH`], out of the ring.
-fn retire(this: &Session, files: &mut Files, n: usize) {
+/// Takes the `most` oldest slices, at most [`BATCH`], out of the ring, but none
+/// whose read is under way; returns how many those were.
+fn retire(this: &Session, files: &mut Files, most: usize) -> usize {
     files.batch.clear();
     let mut bytes = 0;
     let mut q = this.queue.lock();
-    for _ in 0..n {
-        let Queue { ring, ready, .. } = &mut *q;
-        let Some(mut p) = ring.pop() else { break };
-        ready.append(&mut p.waiters);
+    while files.retired.len() < most {
+        let Some(p) = q.retire() else { break };
         bytes += u64::from(p.slice.bytes);
         // Its capacity is BATCH, so that nothing is freed under the lock.
         if files.retired.push_within_capacity(p).is_err() {
@@ -159,39 +128,20 @@ fn retire(this: &Session, files: &mut Files, n: usize) {
     }
     this.note_ring(&q);
     drop(q);
+    let n = files.retired.len();
     while let Some(mut p) = files.retired.pop() {
         while let Some(page) = p.slice.pages.pop() {
             this.give_back(page);
         }
     }
     core().budget.release(this, bytes);
-}
-
-/// A broken session's slices are of no more use; those whose reads are still
-/// under way stay until they end.
-fn drop_what_is_read(this: &Session, files: &mut Files) {
-    loop {
-        let mut q = this.queue.lock();
-        let mut n = 0;
-        while n < BATCH {
-            match q.ring.get(n) {
-                Some(p) if p.slice.state.load(Ordering::Acquire) != READING => n += 1,
-                _ => break,
-            }
-        }
-        drop(q);
-        if n == 0 {
-            return;
-        }
-        retire(this, files, n);
-    }
+    n
 }
 
 fn finish_if_due(this: &Arc<Session>, files: &mut Files) {
-    if !this.closing.load(Ordering::Acquire)
-        || this.finished.load(Ordering::Acquire)
+    if this.finished.load(Ordering::Acquire)
         || this.ending.lock().is_none()
-        || this.queue.lock().ring.len() != 0
+        || !this.queue.lock().is_empty()
     {
         return;
     }

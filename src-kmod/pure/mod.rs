@@ -17,6 +17,7 @@
 //! | [`secret`] | the line in `/etc/bdsnap/secret` |
 //! | [`plan`] | from a bio's sectors to chunks, runs and slices |
 //! | [`pending`] | which chunks are on their way to the store |
+//! | [`queue`] | what becomes of held bios, and in which order |
 //! | [`saved_set`] | which chunks' pre-images are safe |
 //! | [`deadline`] | how long the oldest held bio has waited |
 //! | [`guard`] | how wrong passwords are slowed down |
@@ -30,6 +31,7 @@ pub mod meta;
 pub mod name;
 pub mod pending;
 pub mod plan;
+pub mod queue;
 pub mod saved_set;
 pub mod secret;
 

@@ -7,6 +7,7 @@
 //! of all is the first of its own: taking it out needs no search.
 
 use super::plan::Chunks;
+use super::queue::Index;
 use core::ops::DerefMut;
 
 /// Places of the ring.
@@ -50,9 +51,10 @@ impl<S: DerefMut<Target = [u16]>> Pending<S> {
         links.fill(NONE);
         Some(Self { links })
     }
+}
 
-    /// A run has come into `place`, as the youngest.
-    pub fn push(&mut self, place: usize, run: &Chunks) {
+impl<S: DerefMut<Target = [u16]>> Index for Pending<S> {
+    fn push(&mut self, place: usize, run: &Chunks) {
         for (i, group) in groups(run).take(2).enumerate() {
             let (node, b) = (2 * place + i, bucket(group));
             self.links[NEXTS + node] = NONE;
@@ -64,8 +66,7 @@ impl<S: DerefMut<Target = [u16]>> Pending<S> {
         }
     }
 
-    /// The oldest run, in `place`, goes.
-    pub fn pop(&mut self, place: usize, run: &Chunks) {
+    fn pop(&mut self, place: usize, run: &Chunks) {
         for (i, group) in groups(run).take(2).enumerate() {
             let (node, b) = (2 * place + i, bucket(group));
             debug_assert_eq!(usize::from(self.links[b]), node);
@@ -76,13 +77,8 @@ impl<S: DerefMut<Target = [u16]>> Pending<S> {
         }
     }
 
-    /// Of the runs that have chunks of `range`, which is no longer than a group,
-    /// the one with the lowest start. `run_of` says which run is at a place.
-    pub fn first(
-        &self,
-        range: &Chunks,
-        run_of: impl Fn(usize) -> Option<Chunks>,
-    ) -> Option<Chunks> {
+    /// `range` is no longer than a group.
+    fn first(&self, range: &Chunks, run_of: impl Fn(usize) -> Option<Chunks>) -> Option<Chunks> {
         let mut first: Option<Chunks> = None;
         for group in groups(range) {
             let mut node = self.links[bucket(group)];
