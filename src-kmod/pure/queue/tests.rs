@@ -119,6 +119,8 @@ enum Reader {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Writer {
     Idle,
+    /// It has seen that the session is not broken.
+    Collecting,
     Writing(usize),
     Syncing(usize),
     Inserting(usize),
@@ -160,8 +162,10 @@ struct World {
     reader: Reader,
     writer: Writer,
     releaser: Releaser,
-    /// Bios that were not submitted yet: the first of them is next, for each writer its own.
+    /// Bios that were not submitted yet.
     to_come: u8,
+    /// Bios that were led here, and are about to be parked.
+    led: u8,
     /// Parts of bios that reached the device, each bit a bio's chunk.
     done: u16,
     device: [u8; CHUNKS as usize],
@@ -191,6 +195,7 @@ impl World {
             writer: Writer::Idle,
             releaser: Releaser::Idle,
             to_come: (1 << case.bios.len()) - 1,
+            led: 0,
             done: 0,
             device: [OLD; CHUNKS as usize],
             saved: 0,
@@ -213,6 +218,7 @@ impl World {
                 self.writer,
                 self.releaser,
                 self.to_come,
+                self.led,
                 self.done,
                 self.device,
                 self.saved,
@@ -261,6 +267,7 @@ impl World {
         self.read(to);
         self.reads_end(to);
         self.save(case, to);
+        self.finish(to);
         self.release(case, to);
         if self.watch && self.q.holding() > 0 {
             let mut w = self.clone();
@@ -279,18 +286,25 @@ impl World {
 
     fn submit(&self, case: &Case, to: &mut Vec<Self>) {
         for (i, &bio) in case.bios.iter().enumerate() {
-            if self.to_come & 1 << i == 0 {
-                continue;
-            }
             let mut w = self.clone();
-            w.to_come &= !(1 << i);
-            // After the session no bio is led there; whose it is then is another matter.
-            if !w.q.closing {
+            if self.to_come & 1 << i != 0 {
+                w.to_come &= !(1 << i);
                 if bio.chunks & !w.saved == 0 {
                     w.write(bio);
-                } else if let Err(bio) = w.q.park(bio, bio.weight()) {
-                    w.write(bio);
+                } else if !w.q.closing {
+                    w.led |= 1 << i;
                 }
+                // After the session no bio is led there; whose it is then is another matter.
+            } else if self.led & 1 << i != 0 {
+                w.led &= !(1 << i);
+                if let Err(bio) = w.q.park(bio, bio.weight()) {
+                    // Another session's, or nobody's, if this one is over.
+                    if w.q.broken {
+                        w.write(bio);
+                    }
+                }
+            } else {
+                continue;
             }
             to.push(w);
         }
@@ -388,20 +402,28 @@ impl World {
         let mut w = self.clone();
         match self.writer {
             Writer::Idle if self.q.broken => {
-                if w.q.retire().is_some() {
+                if let Some(p) = w.q.retire() {
+                    assert_ne!(p.slice.read, Read::UnderWay, "freed, and its read is under way");
                 } else if !w.marked {
                     w.marked = true;
                 } else {
-                    return self.finish(to);
+                    return;
                 }
             }
             Writer::Idle => {
+                // It is kicked when there is something to do.
+                if w.q.collect(|_| true) == Next::Nothing {
+                    return;
+                }
+                w.writer = Writer::Collecting;
+            }
+            Writer::Collecting => {
                 let mut n = 0;
                 w.writer = match w.q.collect(|_| {
                     n += 1;
                     true
                 }) {
-                    Next::Nothing => return self.finish(to),
+                    Next::Nothing => Writer::Idle,
                     Next::Batch => Writer::Writing(n),
                     Next::Failed(_) | Next::Unread(..) => Writer::Marking,
                 };
@@ -467,7 +489,7 @@ impl World {
 
     fn finish(&self, to: &mut Vec<Self>) {
         let mut w = self.clone();
-        if self.finished || !w.q.is_quiet() || !w.q.is_empty() {
+        if self.writer != Writer::Idle || self.finished || !w.q.is_quiet() || !w.q.is_empty() {
             return;
         }
         w.finished = true;
@@ -563,7 +585,7 @@ impl World {
             let all = bits(b.chunks).fold(0, |m, c| m | 1 << (i as u64 * CHUNKS + c));
             let here = parts & all;
             // Those that come after the end are not the session's.
-            if self.to_come & 1 << i == 0 && !q.closing {
+            if (self.to_come | self.led) & 1 << i == 0 && !q.closing {
                 assert_eq!(here, all, "a bio is lost");
             } else {
                 assert!(here == 0 || here == all, "part of a bio is lost");
@@ -594,6 +616,7 @@ impl World {
 fn explore(case: &Case) -> usize {
     let mut seen = HashSet::new();
     let (mut todo, mut next) = (vec![World::new(case)], Vec::new());
+    let mut ends = 0;
     seen.insert(todo[0].key());
     while let Some(w) = todo.pop() {
         w.check(case);
@@ -608,9 +631,11 @@ fn explore(case: &Case) -> usize {
             }
         }
         if end {
+            ends += 1;
             w.check_end(case);
         }
     }
+    assert!(ends > 0, "it has no end");
     seen.len()
 }
 
