@@ -112,7 +112,8 @@ make_pref() {
 	local version
 	version=$(in_chroot "$1" -- rustc --version | cut -d " " -f 2)
 	printf '%s\n' "Explanation: bdsnap-dkms needs the compiler that the kernels of this release were built with." \
-		"Package: rustc rust-src libstd-rust-dev" "Pin: version ${version%.*}.*" "Pin-Priority: 991"
+		"Explanation: What comes with it has to be of its version, or apt finds no solution and leaves the module out." \
+		"Package: rustc rust-src rust-llvm rustfmt cargo libstd-rust-dev" "Pin: version ${version%.*}.*" "Pin-Priority: 991"
 }
 release_number() {
 	case $1 in
