@@ -492,7 +492,9 @@ pub fn prepare<'a>(request: &Request<'a>, module: Option<&dyn Control>) -> Resul
         Trash::list(store)?.into_iter().partition(|op| op.until_ns() <= clock.now_ns);
     let mut limited = Limited { expired, trashed, notes: Vec::new(), rushed: false };
     if limits && doubt.is_none() {
-        let room = Room { sessions, bytes: &bytes, groups: &sorted.chains, store };
+        let mut units: Vec<usize> = (0..sessions.len()).collect();
+        groups.iter().for_each(|g| g.iter().for_each(|&i| units[i] = g[0]));
+        let room = Room { sessions, bytes: &bytes, chains: &sorted.chains, units, store };
         room.make(policies, &policy_of, &mut decisions, &mut limited)?;
     }
     let Limited { expired, notes, rushed, .. } = limited;
@@ -641,7 +643,9 @@ fn plan_chain(
 struct Room<'a> {
     sessions: &'a [Session],
     bytes: &'a [u64],
-    groups: &'a [Range<usize>],
+    chains: &'a [Range<usize>],
+    /// Of each session that of the first one of its group.
+    units: Vec<usize>,
     store: &'a Store,
 }
 
@@ -657,19 +661,21 @@ struct Limited {
 }
 
 impl Room<'_> {
-    fn spares(&self, decisions: &[Decision], groups: &[usize]) -> Vec<Spare> {
+    fn spares(&self, decisions: &[Decision], wanted: &[usize]) -> Vec<Spare> {
         let mut out = Vec::new();
-        for &device in groups {
-            for i in self.groups[device].clone() {
+        // Of the others, too: a group is on several devices.
+        for (device, chain) in self.chains.iter().enumerate() {
+            for i in chain.clone() {
                 // What goes already goes only if nothing older stays.
                 if decisions[i].kept() {
                     let h = &self.sessions[i].header;
                     out.push(Spare {
                         index: i,
                         device,
+                        unit: self.units[i],
                         seq: h.chain_seq,
                         start_ns: h.start_ns,
-                        bytes: self.bytes[i],
+                        bytes: wanted.contains(&device).then_some(self.bytes[i]),
                         firm: decisions[i].firm(),
                     });
                 }
@@ -707,7 +713,7 @@ impl Room<'_> {
                 self.within(&[device], max, total, "the device's", decisions, limited);
             }
         }
-        let every: Vec<usize> = (0..self.groups.len()).collect();
+        let every: Vec<usize> = (0..self.chains.len()).collect();
         if let Some(max) = policies.max_size {
             self.within(&every, max, total, "all", decisions, limited);
         }
@@ -728,7 +734,7 @@ impl Room<'_> {
         decisions: &mut [Decision],
         limited: &mut Limited,
     ) {
-        let chains = devices.iter().map(|&d| self.groups[d].clone());
+        let chains = devices.iter().map(|&d| self.chains[d].clone());
         let used: u64 = chains.map(|c| self.kept_bytes(decisions, c)).sum();
         let spares = self.spares(decisions, devices);
         let why = format!("max-size: {whose} sessions take more than {max}");

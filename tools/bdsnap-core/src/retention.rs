@@ -514,23 +514,28 @@ pub struct Spare {
     pub index: usize,
     /// The caller's number of its device.
     pub device: usize,
+    /// Sessions of one unit go together or stay.
+    pub unit: usize,
     /// Place in the chain.
     pub seq: u64,
     /// Start, ns since 1970.
     pub start_ns: u64,
-    /// What its removal frees.
-    pub bytes: u64,
+    /// What its removal frees of what is wanted; if it does not count, `None`.
+    pub bytes: Option<u64>,
     /// It must not go; nor then what is newer on its device.
     pub firm: bool,
 }
 
 /// Chooses what to remove so that `excess` bytes become free: the oldest
 /// first, no more than needed. Only sessions go that no older one of their
-/// device needs. Returns the caller's numbers, and what is still missing.
+/// device needs, and all of a unit or none. Returns the caller's numbers, and
+/// what is still missing.
 pub fn make_room(spares: &[Spare], excess: u64) -> (Vec<usize>, u64) {
     let mut chains: BTreeMap<usize, Vec<&Spare>> = BTreeMap::new();
+    let mut members: BTreeMap<usize, usize> = BTreeMap::new();
     for s in spares {
         chains.entry(s.device).or_default().push(s);
+        *members.entry(s.unit).or_default() += 1;
     }
     for chain in chains.values_mut() {
         // The oldest last, to be taken from the end.
@@ -538,13 +543,22 @@ pub fn make_room(spares: &[Spare], excess: u64) -> (Vec<usize>, u64) {
     }
     let (mut out, mut missing) = (Vec::new(), excess);
     while missing > 0 {
-        let oldest = chains
-            .values_mut()
-            .filter(|c| c.last().is_some_and(|s| !s.firm))
-            .min_by_key(|c| c.last().map(|s| (s.start_ns, s.seq)));
-        let Some(spare) = oldest.and_then(Vec::pop) else { break };
-        out.push(spare.index);
-        missing = missing.saturating_sub(spare.bytes);
+        let mut oldest: BTreeMap<usize, Vec<&Spare>> = BTreeMap::new();
+        for s in chains.values().filter_map(|c| c.last()) {
+            oldest.entry(s.unit).or_default().push(s);
+        }
+        let ready = oldest.into_iter().filter(|(unit, all)| {
+            Some(&all.len()) == members.get(unit)
+                && all.iter().all(|s| !s.firm)
+                && all.iter().any(|s| s.bytes.is_some())
+        });
+        let next = ready.min_by_key(|(_, all)| all.iter().map(|s| (s.start_ns, s.seq)).min());
+        let Some((_, all)) = next else { break };
+        for s in all {
+            chains.entry(s.device).or_default().pop();
+            out.push(s.index);
+            missing = missing.saturating_sub(s.bytes.unwrap_or(0));
+        }
     }
     (out, missing)
 }
@@ -845,28 +859,39 @@ mod tests {
         {
             let mut raw = raw;
             raw.sort_by_key(|r| r.1);
-            let spares: Vec<Spare> = raw.iter().enumerate().map(|(index, &(device, start_ns, bytes, firm))| {
-                Spare { index, device, seq: index as u64, start_ns, bytes, firm: firm & 7 == 0 }
-            }).collect();
+            // Some are of one unit with one of another device.
+            let mut spares: Vec<Spare> = Vec::new();
+            for (index, &(device, start_ns, bytes, bits)) in raw.iter().enumerate() {
+                let other = spares.last().filter(|s| s.device != device && s.unit == s.index && bits & 0x30 == 0);
+                let unit = other.map_or(index, |s| s.unit);
+                let bytes = (bits & 0xc0 != 0).then_some(bytes);
+                spares.push(Spare { index, device, unit, seq: index as u64, start_ns, bytes, firm: bits & 7 == 0 });
+            }
             let (gone, missing) = make_room(&spares, excess);
-            let freed: u64 = gone.iter().map(|&i| spares[i].bytes).sum();
-            prop_assert_eq!(missing, excess.saturating_sub(freed));
-            // The last one was needed.
-            if let Some(last) = gone.last() {
-                prop_assert!(freed - spares[*last].bytes < excess);
+            let is_gone = |s: &Spare| gone.contains(&s.index);
+            let freed = |of: &[usize]| of.iter().filter_map(|&i| spares[i].bytes).sum::<u64>();
+            prop_assert_eq!(missing, excess.saturating_sub(freed(&gone)));
+            // The last unit was needed.
+            if let Some(&last) = gone.last() {
+                let before: Vec<usize> = gone.iter().copied().filter(|&i| spares[i].unit != spares[last].unit).collect();
+                prop_assert!(freed(&before) < excess);
             }
             for s in &spares {
-                let is_gone = gone.contains(&s.index);
-                prop_assert!(!(is_gone && s.firm));
+                prop_assert!(!(is_gone(s) && s.firm));
+                for other in spares.iter().filter(|o| o.unit == s.unit) {
+                    prop_assert_eq!(is_gone(s), is_gone(other), "a unit is torn");
+                }
                 for older in spares.iter().filter(|o| o.device == s.device && o.seq < s.seq) {
-                    prop_assert!(!is_gone || gone.contains(&older.index), "an older one needs it");
+                    prop_assert!(!is_gone(s) || is_gone(older), "an older one needs it");
                 }
             }
             if missing > 0 {
                 // Nothing that could go is left.
-                for device in 0..3 {
-                    let oldest = spares.iter().filter(|s| s.device == device && !gone.contains(&s.index)).min_by_key(|s| s.seq);
-                    prop_assert!(oldest.is_none_or(|s| s.firm));
+                for unit in 0..spares.len() {
+                    let all: Vec<&Spare> = spares.iter().filter(|s| s.unit == unit && !is_gone(s)).collect();
+                    let stuck = |s: &&Spare| s.firm || spares.iter().any(|o| o.device == s.device && o.seq < s.seq && !is_gone(o));
+                    let counts = all.iter().any(|s| s.bytes.is_some());
+                    prop_assert!(!counts || all.iter().any(stuck));
                 }
             }
         }

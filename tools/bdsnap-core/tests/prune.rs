@@ -522,3 +522,31 @@ fn space_is_made_oldest_first() {
     assert_eq!(plan.removed, 0);
     assert!(plan.notes[0].contains("over the max-size of all"), "{:?}", plan.notes);
 }
+
+#[test]
+fn space_is_made_by_whole_groups() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), BYTES);
+    let (_b, [first, second, third]) = twice_three(&mut lab);
+    let bytes = |names: &[&[String; 2]]| -> u64 {
+        let size = |n: &String| match lab.store.item(n.as_bytes()) {
+            Some(Item::Session(s)) => s.bytes_on_disk().unwrap(),
+            _ => panic!("{n} is no session"),
+        };
+        names.iter().flat_map(|g| g.iter()).map(size).sum()
+    };
+    // A byte less than all take: one session would do, and both of it go.
+    let limit = (bytes(&[&first, &second, &third]) - 1).to_string();
+    let p = policies(&[("keep_daily", "9"), ("keep_hourly", "9"), ("max_size", &limit)]);
+    let plan = prepare(&lab, &p, later()).plan;
+    let gone: Vec<&str> =
+        plan.sessions.iter().filter(|l| l.action == Action::Remove).map(|l| &*l.name).collect();
+    assert_eq!(gone.len(), 2, "{gone:?}");
+    assert!(first.iter().all(|n| gone.contains(&&**n)), "{gone:?}");
+
+    // One of the oldest is held: neither goes, nor what they need, and the plan says what is missing.
+    hold(&lab, &first[1]);
+    let plan = prepare(&lab, &p, later()).plan;
+    assert_eq!(plan.removed, 0);
+    assert!(plan.notes[0].contains("over the max-size"), "{:?}", plan.notes);
+}
