@@ -63,7 +63,7 @@ sync
 load
 activate /dev/vda
 activate /dev/vdc
-asleep >/run/results 2>&1
-dd if=/run/results of=/dev/vdb bs=1M conv=fsync status=none
-busybox poweroff -f
+asleep >"$work/results" 2>&1 3>&1
+dd if="$work/results" of=/dev/vdb bs=1M conv=notrunc,fsync 2>/dev/null
+busybox reboot -f
 sleep 100
