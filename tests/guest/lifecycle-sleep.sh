@@ -57,13 +57,17 @@ asleep() {
 	echo complete
 }
 
-[ -e /sys/power/pm_test ] || die "the kernel has no pm_test"
-make_fs ext4 /dev/vda
-sync
-load
-activate /dev/vda
-activate /dev/vdc
-asleep >"$work/results" 2>&1 3>&1
-dd if="$work/results" of=/dev/vdb bs=1M conv=notrunc,fsync 2>/dev/null
-busybox reboot -f
-sleep 100
+# One function: after a suspension the shell can read no further line of this file.
+main() {
+	[ -e /sys/power/pm_test ] || die "the kernel has no pm_test"
+	make_fs ext4 /dev/vda
+	sync
+	load
+	activate /dev/vda
+	activate /dev/vdc
+	asleep >"$work/results" 2>&1 3>&1
+	dd if="$work/results" of=/dev/vdb bs=1M conv=notrunc,fsync 2>/dev/null
+	busybox reboot -f
+	sleep 100
+}
+main

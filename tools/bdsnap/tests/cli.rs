@@ -565,3 +565,25 @@ fn metrics() {
         .expect(0);
     assert!(fs::read_to_string(&file).unwrap().contains("bdsnap_store_present 0\n"));
 }
+
+/// Eight times as many sessions take about eight times as long, not 64 times.
+#[test]
+fn a_list_looks_at_each_session_once() {
+    let took = |sessions: usize| {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut lab = Lab::new(tmp.path(), 4096);
+        for _ in 0..sessions {
+            lab.record(&Options::default()).end(State::Closed);
+        }
+        let one = || {
+            let began = std::time::Instant::now();
+            let ran = bdsnap(lab.store.path(), &["list"], "").expect(0);
+            assert_eq!(ran.out.matches(" closed ").count(), sessions);
+            began.elapsed()
+        };
+        // Whatever else the machine does: the best of some.
+        (0..5).map(|_| one()).min().unwrap()
+    };
+    let (few, many) = (took(30), took(240));
+    assert!(many < few * 24, "{few:?} for 30 sessions, {many:?} for 240");
+}
