@@ -507,62 +507,6 @@ fn keep_periods(
     }
 }
 
-/// A session that a lack of space may remove.
-#[derive(Debug, Clone, Copy)]
-pub struct Spare {
-    /// The caller's number of it.
-    pub index: usize,
-    /// The caller's number of its device.
-    pub device: usize,
-    /// Sessions of one unit go together or stay.
-    pub unit: usize,
-    /// Place in the chain.
-    pub seq: u64,
-    /// Start, ns since 1970.
-    pub start_ns: u64,
-    /// What its removal frees of what is wanted; if it does not count, `None`.
-    pub bytes: Option<u64>,
-    /// It must not go; nor then what is newer on its device.
-    pub firm: bool,
-}
-
-/// Chooses what to remove so that `excess` bytes become free: the oldest
-/// first, no more than needed. Only sessions go that no older one of their
-/// device needs, and all of a unit or none. Returns the caller's numbers, and
-/// what is still missing.
-pub fn make_room(spares: &[Spare], excess: u64) -> (Vec<usize>, u64) {
-    let mut chains: BTreeMap<usize, Vec<&Spare>> = BTreeMap::new();
-    let mut members: BTreeMap<usize, usize> = BTreeMap::new();
-    for s in spares {
-        chains.entry(s.device).or_default().push(s);
-        *members.entry(s.unit).or_default() += 1;
-    }
-    for chain in chains.values_mut() {
-        // The oldest last, to be taken from the end.
-        chain.sort_by_key(|s| std::cmp::Reverse(s.seq));
-    }
-    let (mut out, mut missing) = (Vec::new(), excess);
-    while missing > 0 {
-        let mut oldest: BTreeMap<usize, Vec<&Spare>> = BTreeMap::new();
-        for s in chains.values().filter_map(|c| c.last()) {
-            oldest.entry(s.unit).or_default().push(s);
-        }
-        let ready = oldest.into_iter().filter(|(unit, all)| {
-            Some(&all.len()) == members.get(unit)
-                && all.iter().all(|s| !s.firm)
-                && all.iter().any(|s| s.bytes.is_some())
-        });
-        let next = ready.min_by_key(|(_, all)| all.iter().map(|s| (s.start_ns, s.seq)).min());
-        let Some((_, all)) = next else { break };
-        for s in all {
-            chains.entry(s.device).or_default().pop();
-            out.push(s.index);
-            missing = missing.saturating_sub(s.bytes.unwrap_or(0));
-        }
-    }
-    (out, missing)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -848,50 +792,6 @@ mod tests {
             for ((c, a), b) in list.iter().zip(a).zip(b) {
                 if !future(c) {
                     prop_assert_eq!(a, b);
-                }
-            }
-        }
-
-        #[test]
-        fn room_is_made_oldest_first_and_no_more(
-            raw in prop::collection::vec((0usize..3, 0u64..1000, 1u64..50, any::<u8>()), 0..20),
-            excess in 0u64..400)
-        {
-            let mut raw = raw;
-            raw.sort_by_key(|r| r.1);
-            // Some are of one unit with one of another device.
-            let mut spares: Vec<Spare> = Vec::new();
-            for (index, &(device, start_ns, bytes, bits)) in raw.iter().enumerate() {
-                let other = spares.last().filter(|s| s.device != device && s.unit == s.index && bits & 0x30 == 0);
-                let unit = other.map_or(index, |s| s.unit);
-                let bytes = (bits & 0xc0 != 0).then_some(bytes);
-                spares.push(Spare { index, device, unit, seq: index as u64, start_ns, bytes, firm: bits & 7 == 0 });
-            }
-            let (gone, missing) = make_room(&spares, excess);
-            let is_gone = |s: &Spare| gone.contains(&s.index);
-            let freed = |of: &[usize]| of.iter().filter_map(|&i| spares[i].bytes).sum::<u64>();
-            prop_assert_eq!(missing, excess.saturating_sub(freed(&gone)));
-            // The last unit was needed.
-            if let Some(&last) = gone.last() {
-                let before: Vec<usize> = gone.iter().copied().filter(|&i| spares[i].unit != spares[last].unit).collect();
-                prop_assert!(freed(&before) < excess);
-            }
-            for s in &spares {
-                prop_assert!(!(is_gone(s) && s.firm));
-                for other in spares.iter().filter(|o| o.unit == s.unit) {
-                    prop_assert_eq!(is_gone(s), is_gone(other), "a unit is torn");
-                }
-                for older in spares.iter().filter(|o| o.device == s.device && o.seq < s.seq) {
-                    prop_assert!(!is_gone(s) || is_gone(older), "an older one needs it");
-                }
-            }
-            if missing > 0 {
-                // Nothing that could go is left.
-                for unit in 0..spares.len() {
-                    let all: Vec<&Spare> = spares.iter().filter(|s| s.unit == unit && !is_gone(s)).collect();
-                    let stuck = |s: &&Spare| s.firm || spares.iter().any(|o| o.device == s.device && o.seq < s.seq && !is_gone(o));
-                    let counts = all.iter().any(|s| s.bytes.is_some());
-                    prop_assert!(!counts || all.iter().any(stuck));
                 }
             }
         }
