@@ -1,32 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The bound on memory for pre-images.
+//! The bound on memory for pre-images, and waiting for it; who gets what is
+//! decided in [`crate::pure::budget`].
 //!
 //! Only readers wait here, each for its own session, and never while they
 //! hold a lock. A session that has nothing in memory is let through whatever
 //! the others use: that one slice is its reserve, so that the store's progress
 //! on other devices is never a condition of its own.
 
+use crate::pure::budget;
 use crate::session::Session;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_spinlock, CondVar, SpinLock};
 
-struct Used {
-    bytes: u64,
-    peak: u64,
-}
-
-/// The budget of all sessions together.
-///
-/// # Invariants
-///
-/// `used.bytes` is the sum of the sessions' `in_memory`.
+/// The budget of all sessions together; each one's share is in its `in_memory`.
 #[pin_data]
 pub(crate) struct Budget {
-    limit: u64,
     #[pin]
-    used: SpinLock<Used>,
+    used: SpinLock<budget::Budget>,
     #[pin]
     changed: CondVar,
 }
@@ -35,8 +27,7 @@ impl Budget {
     /// A budget of `limit` bytes.
     pub(crate) fn new(limit: u64) -> impl PinInit<Self> {
         pin_init!(Self {
-            limit,
-            used <- new_spinlock!(Used { bytes: 0, peak: 0 }, "bdsnap::budget"),
+            used <- new_spinlock!(budget::Budget::new(limit), "bdsnap::budget"),
             changed <- new_condvar!("bdsnap::budget"),
         })
     }
@@ -49,13 +40,12 @@ impl Budget {
             if session.is_broken() {
                 return false;
             }
-            let own = session.in_memory.load(Ordering::Relaxed);
-            let fits = used.bytes + bytes <= self.limit || own == 0;
-            if fits && session.ring_has_room() {
-                used.bytes += bytes;
-                used.peak = used.peak.max(used.bytes);
-                session.in_memory.store(own + bytes, Ordering::Relaxed);
-                return true;
+            if session.ring_has_room() {
+                let own = session.in_memory.load(Ordering::Relaxed);
+                if let Some(own) = used.take(own, bytes) {
+                    session.in_memory.store(own, Ordering::Relaxed);
+                    return true;
+                }
             }
             self.changed.wait(&mut used);
         }
@@ -81,9 +71,8 @@ impl Budget {
     /// Gives back what a slice had.
     pub(crate) fn release(&self, session: &Session, bytes: u64) {
         let mut used = self.used.lock();
-        used.bytes = used.bytes.saturating_sub(bytes);
-        let own = session.in_memory.load(Ordering::Relaxed);
-        session.in_memory.store(own.saturating_sub(bytes), Ordering::Relaxed);
+        let own = used.give_back(session.in_memory.load(Ordering::Relaxed), bytes);
+        session.in_memory.store(own, Ordering::Relaxed);
         drop(used);
         self.changed.notify_all();
     }
@@ -97,7 +86,6 @@ impl Budget {
 
     /// Bytes now, at most so far, allowed.
     pub(crate) fn figures(&self) -> (u64, u64, u64) {
-        let used = self.used.lock();
-        (used.bytes, used.peak, self.limit)
+        self.used.lock().figures()
     }
 }

@@ -68,7 +68,7 @@ extern "C" fn bdsnap_bio_needs_work(bio: *mut bio) -> bool {
         return TEST_BIO.load(Ordering::Relaxed) == bio.cast();
     }
     // SAFETY: The callback is an RCU read section.
-    unsafe { registry::find_wait(&view, |_| ()) }.is_some()
+    unsafe { registry::find_wait(&view, None, |_| ()) }.is_some()
 }
 
 /// Instead of `submit_bio_noacct`.
@@ -89,18 +89,19 @@ extern "C" fn bdsnap_submit(bio: *mut bio) {
         return;
     }
     let patient = !bio.view().is_nowait() && sys::may_throttle();
-    send(bio, patient);
+    send(bio, patient, None);
 }
 
 /// Sends a bio on: to a session that must hold it (a first or, behind the one
-/// that has just let it go, another), to wait for one, or to its device.
-pub(crate) fn send_on(bio: HeldBio) {
+/// that has just let it go, another), to wait for one, or to its device. `from`
+/// is the session that lets it go, if any.
+pub(crate) fn send_on(bio: HeldBio, from: Option<&Session>) {
     // What works for a session must not wait for another one.
-    send(bio, false);
+    send(bio, false, from);
 }
 
 /// The same for a submitter that waits, if it is `patient`, when much is held.
-fn send(mut bio: HeldBio, patient: bool) {
+fn send(mut bio: HeldBio, patient: bool, from: Option<&Session>) {
     enum Next {
         Session(Arc<Session>),
         Gate(Arc<Volume>),
@@ -110,7 +111,7 @@ fn send(mut bio: HeldBio, patient: bool) {
             let _rcu = kernel::sync::rcu::read_lock();
             // SAFETY: In an RCU read section.
             unsafe {
-                registry::find_wait(&bio.view(), |wait| match wait {
+                registry::find_wait(&bio.view(), from, |wait| match wait {
                     Wait::Session(s) => Next::Session(s.clone()),
                     Wait::Gate(v) => Next::Gate(v.clone()),
                 })

@@ -111,7 +111,7 @@ impl Volume {
         drop(gate);
         self.gate_moved.notify_all();
         while let Some(bio) = bios.pop() {
-            hook::send_on(bio);
+            hook::send_on(bio, None);
         }
     }
 

@@ -449,12 +449,17 @@ pub(crate) fn taint(bio: &BioView<'_>) {
 }
 
 /// The first that this bio has to wait for, as `take` takes it from the
-/// reference count that the table or the volume holds.
+/// reference count that the table or the volume holds. `from` is the session
+/// that lets it go, if any.
 ///
 /// # Safety
 ///
 /// Only in an RCU read section.
-pub(crate) unsafe fn find_wait<T>(bio: &BioView<'_>, take: impl Fn(Wait<'_>) -> T) -> Option<T> {
+pub(crate) unsafe fn find_wait<T>(
+    bio: &BioView<'_>,
+    from: Option<&Session>,
+    take: impl Fn(Wait<'_>) -> T,
+) -> Option<T> {
     // SAFETY: The caller's read section keeps a table that was found.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref() }?;
     let on_disk = table.find(bio.disk())?;
@@ -466,6 +471,11 @@ pub(crate) unsafe fn find_wait<T>(bio: &BioView<'_>, take: impl Fn(Wait<'_>) -> 
         }
         let session = volume.recording.load(Ordering::Acquire);
         if session.is_null() {
+            // It ends as soon as this bio is at its device, and has saved what that
+            // overwrites: no write outside of sessions.
+            if from.is_some_and(|s| !s.is_broken() && *s.name == *volume.name) {
+                continue;
+            }
             if volume.meets_gate() {
                 return Some(take(Wait::Gate(volume)));
             }

@@ -53,7 +53,7 @@ fn finish(this: &Arc<Session>, bio: HeldBio) {
             Discard::Copy => {}
         }
     }
-    crate::hook::send_on(bio);
+    crate::hook::send_on(bio, Some(this));
 }
 
 /// Passes a discard's saved parts and completes the others as if done: the
@@ -67,26 +67,26 @@ fn absorb(this: &Arc<Session>, mut bio: HeldBio) {
             let Some(front) = front_part(&mut bio, dev.start - all.start) else {
                 return complete(this, bio);
             };
-            crate::hook::send_on(front);
+            crate::hook::send_on(front, Some(this));
             continue;
         }
         let saved = this.saved().contains(start);
         let next = this.saved().first(start, end, !saved).unwrap_or(end);
         let stop = this.geo.sectors_of(&Chunks { start, end: next }).end;
         if stop >= all.end {
-            return if saved { crate::hook::send_on(bio) } else { complete(this, bio) };
+            return if saved { crate::hook::send_on(bio, Some(this)) } else { complete(this, bio) };
         }
         let Some(front) = front_part(&mut bio, stop - all.start) else {
             // Not to discard is always right.
             return complete(this, bio);
         };
         if saved {
-            crate::hook::send_on(front);
+            crate::hook::send_on(front, Some(this));
         } else {
             complete(this, front);
         }
     }
-    crate::hook::send_on(bio);
+    crate::hook::send_on(bio, Some(this));
 }
 
 fn front_part(bio: &mut HeldBio, sectors: u64) -> Option<HeldBio> {

@@ -486,7 +486,7 @@ impl Session {
         let parked = self.queue.lock().park(bio, weight);
         if let Err(bio) = parked {
             live::add(Kind::Bios, -1);
-            crate::hook::send_on(bio);
+            crate::hook::send_on(bio, None);
             return;
         }
         self.kick_reader();

@@ -19,9 +19,11 @@
 //! | [`pending`] | which chunks are on their way to the store |
 //! | [`queue`] | what becomes of held bios, and in which order |
 //! | [`saved_set`] | which chunks' pre-images are safe |
+//! | [`budget`] | who may have more memory |
 //! | [`deadline`] | how long the oldest held bio has waited |
 //! | [`guard`] | how wrong passwords are slowed down |
 
+pub mod budget;
 pub mod crc;
 pub mod deadline;
 pub mod format;
