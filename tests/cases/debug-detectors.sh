@@ -41,8 +41,8 @@ sees sleep 'BUG: sleeping function called from invalid context'
 sees list 'list_del corruption'
 sees timer 'ODEBUG: free active'
 sees shift 'UBSAN: shift-out-of-bounds'
-sees freed 'BUG: KASAN: slab-use-after-free in provoke_'
-sees beyond 'BUG: KASAN: slab-out-of-bounds in provoke_'
+sees freed 'BUG: KASAN: slab-use-after-free in .*\[provoke\]'
+sees beyond 'BUG: KASAN: slab-out-of-bounds in .*\[provoke\]'
 sees rust 'BUG: KASAN: slab-use-after-free in .*provoke_rust'
 is "it sees: leak" 1 $(($(grep -c 'unreferenced object' "$dir/log") >= 9))
 exit $failed
