@@ -594,6 +594,18 @@ mod tests {
         assert_eq!(d[2].misses, ["weekly: s3 is newer that week"]);
     }
 
+    /// A clock that was set back: the day's newest is that of the latest time, and days count by time as well.
+    #[test]
+    fn periods_go_by_time_and_not_by_the_chain() {
+        let list =
+            of_dates(&["2026-03-02T20:00:00Z", "2026-03-01T12:00:00Z", "2026-03-02T10:00:00Z"]);
+        let policy = Policy { keep: [None, Some(1), None, None, None], ..Policy::default() };
+        let out = decide(&policy, &list, &utc(at("2026-04-01T00:00:00Z")));
+        let daily = |i: usize| out[i].reasons.iter().any(|r: &Reason| r.rule == "daily");
+        assert_eq!([daily(0), daily(1), daily(2)], [true, false, false]);
+        assert!(out[1].misses.iter().any(|m| m.contains("1 later day")), "{:?}", out[1].misses);
+    }
+
     #[test]
     fn hours_are_of_one_day() {
         let list =
