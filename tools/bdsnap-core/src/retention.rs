@@ -606,6 +606,24 @@ mod tests {
         assert!(out[1].misses.iter().any(|m| m.contains("1 later day")), "{:?}", out[1].misses);
     }
 
+    /// So many as it says, and no more.
+    #[test]
+    fn as_many_periods_as_asked_for() {
+        let list = of_dates(&[
+            "2026-03-01T12:00:00Z",
+            "2026-03-02T12:00:00Z",
+            "2026-03-03T12:00:00Z",
+            "2026-03-04T10:00:00Z",
+            "2026-03-04T12:00:00Z",
+        ]);
+        for n in 1..4u32 {
+            let policy = Policy { keep: [None, Some(n), None, None, None], ..Policy::default() };
+            let kept = kept(&policy, &list, &utc(at("2026-04-01T00:00:00Z")));
+            assert_eq!(kept.iter().filter(|k| **k).count(), n as usize, "{kept:?}");
+            assert!(kept[4] && !kept[3] && !kept[0]);
+        }
+    }
+
     #[test]
     fn hours_are_of_one_day() {
         let list =
