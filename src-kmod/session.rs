@@ -502,8 +502,7 @@ impl Session {
     /// A bio that counted for `weight` has gone.
     pub(crate) fn let_go(&self, weight: u64) {
         let mut q = self.queue.lock();
-        q.let_go(weight);
-        if q.is_quiet() {
+        if q.let_go(weight) {
             self.quiet.happen();
         }
         drop(q);
@@ -515,8 +514,7 @@ impl Session {
     /// none is held.
     pub(crate) fn begin_closing(self: &Arc<Self>) {
         let mut q = self.queue.lock();
-        q.begin_closing();
-        if q.is_quiet() {
+        if q.begin_closing() {
             self.quiet.happen();
         }
         drop(q);

@@ -337,10 +337,12 @@ where
         self.ready.pop()
     }
 
-    /// A bio that counted for `bytes` has gone.
-    pub fn let_go(&mut self, bytes: u64) {
+    /// A bio that counted for `bytes` has gone. True: it closes, and all has.
+    #[must_use]
+    pub fn let_go(&mut self, bytes: u64) -> bool {
         self.released += 1;
         self.held_bytes = self.held_bytes.saturating_sub(bytes);
+        self.is_quiet()
     }
 
     // ---- The session ----
@@ -367,13 +369,15 @@ where
         true
     }
 
-    /// No bio is led here any more.
-    pub fn begin_closing(&mut self) {
+    /// No bio is led here any more. True: none is held.
+    #[must_use]
+    pub fn begin_closing(&mut self) -> bool {
         self.closing = true;
+        self.is_quiet()
     }
 
     /// Whether it closes and all has gone; from then on nothing is held.
-    pub fn is_quiet(&mut self) -> bool {
+    fn is_quiet(&mut self) -> bool {
         self.gone |= self.closing && self.held == self.released;
         self.gone
     }

@@ -400,8 +400,8 @@ impl World {
         // A file system lets go after its last write; a raw session ends at any time.
         if !self.q.closing {
             let mut w = self.clone();
-            w.q.begin_closing();
-            w.q.is_quiet();
+            let quiet = w.q.begin_closing();
+            assert_eq!(quiet, w.q.gone);
             to.push(w);
         } else if self.q.gone && !self.ending {
             let mut w = self.clone();
@@ -687,8 +687,8 @@ impl World {
                 };
             }
             Releaser::Sent(weight) => {
-                w.q.let_go(weight);
-                w.q.is_quiet();
+                let quiet = w.q.let_go(weight);
+                assert_eq!(quiet, w.q.gone);
                 w.releaser = Releaser::Next;
             }
         }
