@@ -13,6 +13,7 @@ use crate::store::Store;
 use crate::text;
 use crate::trash::Op;
 
+/// What the second pass works on.
 pub(super) struct Room<'a> {
     pub(super) sessions: &'a [Session],
     pub(super) bytes: &'a [u64],
@@ -34,7 +35,7 @@ pub(super) struct Limited {
 }
 
 impl Room<'_> {
-    fn spares(&self, decisions: &[Decision], wanted: &[usize]) -> Vec<Spare> {
+    fn spares(&self, decisions: &[Decision], wanted: &Range<usize>) -> Vec<Spare> {
         let mut out = Vec::new();
         // Of the others, too: a group is on several devices.
         for (device, chain) in self.chains.iter().enumerate() {
@@ -83,10 +84,10 @@ impl Room<'_> {
         let total = fs.f_blocks.saturating_mul(fs.f_frsize);
         for (device, policy) in policy_of.iter().enumerate() {
             if let Some(max) = policy.max_size {
-                self.within(&[device], max, total, "the device's", decisions, limited);
+                self.within(&(device..device + 1), max, total, "the device's", decisions, limited);
             }
         }
-        let every: Vec<usize> = (0..self.chains.len()).collect();
+        let every = 0..self.chains.len();
         if let Some(max) = policies.max_size {
             self.within(&every, max, total, "all", decisions, limited);
         }
@@ -100,18 +101,21 @@ impl Room<'_> {
     /// Until the sessions of some devices (`whose`) take no more than `max`.
     fn within(
         &self,
-        devices: &[usize],
+        devices: &Range<usize>,
         max: Size,
         total: u64,
         whose: &str,
         decisions: &mut [Decision],
         limited: &mut Limited,
     ) {
-        let chains = devices.iter().map(|&d| self.chains[d].clone());
+        let chains = self.chains[devices.clone()].iter().cloned();
         let used: u64 = chains.map(|c| self.kept_bytes(decisions, c)).sum();
+        let excess = used.saturating_sub(max.of(total));
+        if excess == 0 {
+            return;
+        }
         let spares = self.spares(decisions, devices);
         let why = format!("max-size: {whose} sessions take more than {max}");
-        let excess = used.saturating_sub(max.of(total));
         let missing = self.remove(&spares, excess, &why, decisions);
         if missing > 0 {
             limited.notes.push(format!(
@@ -127,7 +131,7 @@ impl Room<'_> {
         &self,
         min: Size,
         mut lack: u64,
-        every: &[usize],
+        every: &Range<usize>,
         decisions: &mut [Decision],
         limited: &mut Limited,
     ) {
