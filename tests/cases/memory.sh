@@ -13,7 +13,7 @@ for how in strict async; do
 	rm -f "$dir"/vd?
 	disk vda 320M
 	disk vdb 512M
-	guest "$how: no complaint, nothing left behind" --mem 256 --append hugepages=6 --root 512M --store none --disk "$dir/vda" --disk "$dir/vdb" \
+	guest "$how: no complaint, nothing left behind" --mem 268 --append hugepages=6 --root 512M --store none --disk "$dir/vda" --disk "$dir/vdb" \
 		--timeout 400 -- memory.sh $how
 	equal "$how: byte for byte" "$share/vda" "$dir/vda"
 done

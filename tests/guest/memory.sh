@@ -53,7 +53,7 @@ wait $hog || not_ok "$how: the program that needs memory"
 free -m
 cat /proc/swaps
 bdsnap status
-atleast "$how: pages were swapped out" 300 "$(awk '$1 == "pswpout" { print $2 }' /proc/vmstat)"
+atleast "$how: pages were swapped out" 1000 "$(awk '$1 == "pswpout" { print $2 }' /proc/vmstat)"
 is "$how: nothing was killed for want of memory" 0 "$(killed)"
 swapoff /mnt/swap || not_ok "swapoff"
 umount /mnt || not_ok "$how: umount"
