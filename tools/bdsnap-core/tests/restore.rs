@@ -317,36 +317,48 @@ fn stopped_anywhere_it_goes_on_or_back() {
     }
 }
 
-#[test]
-fn a_failing_write_is_told_and_can_be_undone() {
-    // Sealing an image against writes is beyond a test; a store that changes
-    // after the plan was made comes to the same place.
-    struct Spoil(PathBuf);
-    impl Progress for Spoil {
-        fn phase(&self, name: &str, _total: u64) {
-            if name == "restore" {
-                let mut bytes = fs::read(&self.0).unwrap();
-                let last = bytes.len() - 1;
-                bytes[last] ^= 1;
-                fs::write(&self.0, bytes).unwrap();
-            }
+/// Changes a file's byte when a phase begins.
+struct Spoil {
+    phase: &'static str,
+    file: PathBuf,
+    at: usize,
+}
+
+impl Progress for Spoil {
+    fn phase(&self, name: &str, _total: u64) {
+        if name == self.phase {
+            let mut bytes = fs::read(&self.file).unwrap();
+            bytes[self.at] ^= 1;
+            fs::write(&self.file, bytes).unwrap();
         }
-        fn advance(&self, _bytes: u64) {}
-        fn finish(&self) {}
     }
-    let tmp = tempfile::tempdir().unwrap();
-    let mut lab = Lab::new(tmp.path(), 4 << 20);
-    let (a, _) = recorded(&mut lab, 0, 3 << 20, 2);
-    let now = lab.content();
-    let world = watched(&lab);
-    let spoil = Spoil(lab.path(&a).join("blocks.dat"));
-    let how = How { progress: &spoil, ..How::default() };
-    let e = restore(&lab, &world, name(&a), &how).unwrap_err();
-    assert_eq!(e.kind, Kind::Verification);
-    assert!(e.message.contains("partly restored (2.0 MiB of 3.0 MiB"), "{e}");
-    assert!(lab.content() != now);
-    restore(&lab, &world, Selector::Undo, &How::default()).unwrap();
-    assert!(lab.content() == now);
+    fn advance(&self, _bytes: u64) {}
+    fn finish(&self) {}
+}
+
+#[test]
+fn what_changes_under_a_restore_is_told_and_can_be_undone() {
+    let last = (3 << 20) - 1;
+    for (of_device, phase, at, kind, message) in [
+        // A store that changes after it was verified; a device that doesn't keep what it was given.
+        (false, "restore", last, Kind::Verification, "a session's data, or the device, changed"),
+        (true, "check", last, Kind::Error, "does not hold what was written at byte 2097152"),
+    ] {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut lab = Lab::new(tmp.path(), 4 << 20);
+        let (a, _) = recorded(&mut lab, 0, 3 << 20, 2);
+        let now = lab.content();
+        let world = watched(&lab);
+        let file = if of_device { lab.image.clone() } else { lab.path(&a).join("blocks.dat") };
+        let how = How { progress: &Spoil { phase, file, at }, ..How::default() };
+        let e = restore(&lab, &world, name(&a), &how).unwrap_err();
+        assert_eq!(e.kind, kind, "{phase} {at}: {e}");
+        assert!(e.message.contains(message), "{phase} {at}: {e}");
+        assert!(e.message.contains("partly restored (3.0 MiB of 3.0 MiB"), "{e}");
+        assert!(lab.content() != now);
+        restore(&lab, &world, Selector::Undo, &How::default()).unwrap();
+        assert!(lab.content() == now, "{phase} {at}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use super::journal::{self, Device, Journal, Line, Record, Stage, Undo};
-use super::member::{Member, BATCH};
+use super::member::{Batch, Member, BATCH};
 use super::{Outcome, Prepared};
 use crate::chain::Break;
 use crate::device::device_error;
@@ -339,13 +339,9 @@ impl Member {
         for batch in &self.batches {
             stop.check()?;
             let buf = &mut buf[..batch.len as usize];
+            // Compared with the plan's checksum when it is read back, not here a second time: whoever
+            // changes the store now is found out before the restore is called done.
             self.read_past(batch.start, buf)?;
-            if crc32c::crc32c(buf) != batch.crc {
-                return Err(Error::new(
-                    Kind::Verification,
-                    "a session's data, or the device, changed while it was restored",
-                ));
-            }
             let at = self.base + batch.start;
             self.opened
                 .file
@@ -378,16 +374,28 @@ impl Member {
             let buf = &mut buf[..batch.len as usize];
             self.read_device(batch.start, buf)?;
             if crc32c::crc32c(buf) != batch.crc {
-                return Err(Error::other(format!(
-                    "{} does not hold what was written at byte {}",
-                    text::path(&self.target.path),
-                    batch.start
-                ))
-                .hint("the device may be failing; see the kernel log"));
+                return Err(self.unlike(batch, buf));
             }
             progress.advance(batch.len);
         }
         Ok(())
+    }
+
+    /// Why the device does not hold what was planned. `buf`, of the piece's length, is overwritten.
+    fn unlike(&self, batch: &Batch, buf: &mut [u8]) -> Error {
+        match self.read_past(batch.start, buf) {
+            Err(e) => e,
+            Ok(()) if crc32c::crc32c(buf) == batch.crc => Error::other(format!(
+                "{} does not hold what was written at byte {}",
+                text::path(&self.target.path),
+                batch.start
+            ))
+            .hint("the device may be failing; see the kernel log"),
+            Ok(()) => Error::new(
+                Kind::Verification,
+                "a session's data, or the device, changed while it was restored",
+            ),
+        }
     }
 
     fn settle(&mut self, store: &Store, undo: Option<&Undo>) -> Result<()> {
