@@ -86,4 +86,14 @@ booted "a boot without a password" "$OLD_KVER" 900 no-secret.sh
 older=$(sed -n 's/^Version: //p' "$repository/Packages" | head -n 1)
 apt "$system" install --allow-downgrades "bdsnap=$older" "bdsnap-dkms=$older" || not_ok "a downgrade"
 answers "the older module is built" 'bdsnap/0\.1\.0, .*installed' "dkms status -m bdsnap -k $OLD_KVER"
+
+# ---- Debian's own test of DKMS packages, which their Testsuite field calls ----
+
+# It purges the package, installs it without building, then builds for each kernel whose headers are there.
+# shellcheck disable=SC2016
+in_system "$system" "$repository:/mnt/repo" -- sh -euc 'cd /tmp; exec /usr/lib/dkms/dkms-autopkgtest "$@"' - bdsnap-dkms \
+	>"$dir/autopkgtest" 2>&1 || { tail -n 60 "$dir/autopkgtest" >&2; not_ok "dkms-autopkgtest"; }
+summary=$(sed -n '/^I: Summary:/,$p' "$dir/autopkgtest")
+has "dkms-autopkgtest: built and installed" "PASS bdsnap/0\.1\.0 $OLD_KVER" "$summary"
+has "dkms-autopkgtest: a kernel that is too old is skipped, not failed" 'SKIP bdsnap/0\.1\.0 6\.12' "$summary"
 exit $failed
