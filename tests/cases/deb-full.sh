@@ -94,6 +94,6 @@ answers "the older module is built" 'bdsnap/0\.1\.0, .*installed' "dkms status -
 in_system "$system" "$repository:/mnt/repo" -- sh -euc 'cd /tmp; exec /usr/lib/dkms/dkms-autopkgtest "$@"' - bdsnap-dkms \
 	>"$dir/autopkgtest" 2>&1 || { tail -n 60 "$dir/autopkgtest" >&2; not_ok "dkms-autopkgtest"; }
 summary=$(sed -n '/^I: Summary:/,$p' "$dir/autopkgtest")
-has "dkms-autopkgtest: built and installed" "PASS bdsnap/0\.1\.0 $OLD_KVER" "$summary"
+has "dkms-autopkgtest: built and installed" "PASS bdsnap/0\.1\.0 ${OLD_KVER//+/\\+}" "$summary"
 has "dkms-autopkgtest: a kernel that is too old is skipped, not failed" 'SKIP bdsnap/0\.1\.0 6\.12' "$summary"
 exit $failed

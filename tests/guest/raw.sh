@@ -99,6 +99,28 @@ is "then another" "raw raw" "$(kinds $device)"
 is "without a gap" "none none" "$(gaps $device)"
 restored "ways-to-write" $device "$(first $device)" state0
 
+# ---- A write that is held while its session ends ----
+
+dd if=/dev/urandom of=$device bs=4k seek=9 count=1 conv=notrunc oflag=direct status=none
+sessions=$(list 'sessions.#' $device)
+fsfreeze -f /snapshot
+dd if=/dev/urandom of=$device bs=4k seek=8000 count=1 conv=notrunc oflag=direct status=none &
+writer=$!
+for ((i = 0; i < 100; i++)); do [ "$(status devices.0.holding $device)" = 0 ] || break; sleep 0.1; done
+is "a write is held" 1 "$(status devices.0.holding $device)"
+bdsnap settle --raw &
+settling=$!
+for ((i = 0; i < 100; i++)); do [ "$(status devices.0.raw $device)" = true ] || break; sleep 0.1; done
+is "its session ends" false "$(status devices.0.raw $device)"
+fsfreeze -u /snapshot
+wait $writer || not_ok "the write"
+wait $settling || not_ok "settle"
+settle
+is "what it lets go is its own: no other session" "$sessions closed" "$(list 'sessions.#' $device) $(last state $device)"
+dd if=/dev/urandom of=$device bs=4k seek=10 count=1 conv=notrunc oflag=direct status=none
+settle
+is "and no write outside of it" none "$(last gap_before $device)"
+
 # ---- A partition and its disk ----
 
 device=/dev/vdc
