@@ -18,6 +18,11 @@ use kernel::str::CString;
 /// Most slices that are made durable together.
 pub(crate) const BATCH: usize = 1024;
 
+/// A batch of so many bytes is written past the page cache.
+const DIRECT_MIN: u64 = 1 << 20;
+/// Bytes whose multiples most file systems take there.
+const DIRECT_ALIGN: u64 = 4096;
+
 /// Filesystems that a strict session's store cannot be on: their content does
 /// not outlive a power cut, or their server is not ours to wait for.
 const NO_STRICT: [u64; 9] = [
@@ -88,6 +93,9 @@ pub(crate) struct Files {
     pub(crate) retired: KVec<Pending>,
     buf: KVVec<u8>,
     gather: Gather,
+    /// `dat` once more, for large writes past the page cache; `None` if the store's
+    /// file system has no such ones.
+    direct: Option<File>,
     store_id: Id,
     header: Option<KBox<Header>>,
 }
@@ -124,6 +132,7 @@ impl Files {
             retired: KVec::with_capacity(BATCH, GFP_KERNEL)?,
             buf: KVVec::with_capacity((BATCH + 1) * RECORD_LEN, GFP_KERNEL)?,
             gather: Gather::new()?,
+            direct: None,
             store_id: NO_ID,
             header: None,
         })
@@ -221,6 +230,7 @@ impl Files {
         };
         self.generation = status.generation;
         self.header = Some(header);
+        self.direct = dir.open_direct(c"blocks.dat").ok();
         self.map = Some(map);
         self.dat = Some(dat);
         // From here on the session can say in the store that it broke.
@@ -248,6 +258,8 @@ impl Files {
         }
         let (Some(map), Some(dat)) = (&self.map, &self.dat) else { return Err(EBADF) };
         let strict = session.durability == Durability::Strict;
+        // In `async` the page cache takes a burst faster than the device.
+        let direct = self.direct.as_ref().filter(|_| strict && self.batch_bytes() >= DIRECT_MIN);
         self.buf.clear();
         let mut new_map = 0;
         if strict && self.uncommitted {
@@ -277,7 +289,7 @@ impl Files {
                 && at == 0;
             // SAFETY: As above; all is written before this batch is retired.
             if !unsafe { self.gather.add(&slice.pages, bytes) } {
-                self.gather.write(dat, written)?;
+                put(&mut self.gather, dat, direct, written)?;
                 written = at;
                 // SAFETY: As above.
                 if !unsafe { self.gather.add(&slice.pages, bytes) } {
@@ -299,7 +311,7 @@ impl Files {
             at += u64::from(slice.bytes);
             chunks += slice.run.end - slice.run.start;
         }
-        self.gather.write(dat, written)?;
+        put(&mut self.gather, dat, direct, written)?;
         map.write(&self.buf, RECORDS_OFFSET + self.map_records * RECORD_LEN as u64)?;
         if strict {
             // In any order: a record's checksum tells whether its data came.
@@ -315,15 +327,16 @@ impl Files {
         Ok(())
     }
 
+    /// Bytes of data in the batch.
+    fn batch_bytes(&self) -> u64 {
+        // SAFETY: In the ring, which only this writer takes from.
+        self.batch.iter().map(|&slice| u64::from(unsafe { (*slice).bytes })).sum()
+    }
+
     /// ENOSPC if this batch would leave less than the least free space.
     fn check_space(&mut self, session: &Session) -> Result {
         let (total, free) = self.store.as_ref().ok_or(ENOENT)?.space()?;
-        let batch: u64 = self
-            .batch
-            .iter()
-            // SAFETY: In the ring, which only this writer takes from.
-            .map(|&slice| u64::from(unsafe { (*slice).bytes }) + RECORD_LEN as u64)
-            .sum();
+        let batch = self.batch_bytes() + (self.batch.len() * RECORD_LEN) as u64;
         let free = free.saturating_sub(batch);
         let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
         // Also when a large batch breaks the session at once: the warning is what people look for.
@@ -411,6 +424,7 @@ impl Files {
     pub(crate) fn close(&mut self) {
         self.map = None;
         self.dat = None;
+        self.direct = None;
         self.dir = None;
         self.chain = None;
         self.store = None;
@@ -450,6 +464,20 @@ impl Files {
         meta::write_json(&mut text, header, status, fs_type, saved).map_err(|_| ENOMEM)?;
         replace(self.dir.as_ref().ok_or(ENOENT)?, META_NAME.as_bytes(), &text.0)
     }
+}
+
+/// Writes what was gathered, with `direct` past the page cache: less work and
+/// less memory, where there is much.
+fn put(gather: &mut Gather, dat: &File, direct: Option<&File>, at: u64) -> Result {
+    let aligned = (at | gather.len() as u64) % DIRECT_ALIGN == 0;
+    let result = match direct.filter(|_| aligned).map(|file| gather.write(file, at)) {
+        // It wants larger blocks, or has no such writes at all.
+        Some(Err(e)) if e == EINVAL || e == EOPNOTSUPP => gather.write(dat, at),
+        Some(result) => result,
+        None => gather.write(dat, at),
+    };
+    gather.clear();
+    result
 }
 
 /// A session's two files, with all but records and data; durable.

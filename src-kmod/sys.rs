@@ -482,8 +482,8 @@ pub(crate) struct Gather {
 unsafe impl Send for Gather {}
 
 impl Gather {
-    /// Most pages of a call: those of the largest slice.
-    const PAGES: usize = 256;
+    /// Most pages of a call; no slice has more than a quarter of them.
+    const PAGES: usize = 1024;
 
     /// Nothing.
     pub(crate) fn new() -> Result<Self> {
@@ -518,19 +518,21 @@ impl Gather {
         true
     }
 
-    /// Writes it at `at`, and is empty again.
-    pub(crate) fn write(&mut self, file: &File, at: u64) -> Result {
-        let result = if self.bytes == 0 {
-            Ok(())
-        } else {
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Writes it at `at`.
+    pub(crate) fn write(&self, file: &File, at: u64) -> Result {
+        if self.bytes == 0 {
+            return Ok(());
+        }
             // SAFETY: An open file; the pages are valid by the promise of `add`'s
             // caller, and as many as the bytes need.
             check(unsafe {
                 c::bdsnap_write_pages(file.file.as_ptr(), self.pages.as_ptr(), self.bytes, at)
             })
-        };
-        self.clear();
-        result
     }
 }
 
@@ -1096,6 +1098,12 @@ impl Dir {
     /// Opens a file to read and write.
     pub(crate) fn open_file(&self, name: &CStr) -> Result<File> {
         self.open(name, bindings::O_RDWR)
+    }
+
+    /// Opens a file to write past the page cache; what its file system wants of
+    /// such writes it says when one comes.
+    pub(crate) fn open_direct(&self, name: &CStr) -> Result<File> {
+        self.open(name, bindings::O_WRONLY | bindings::O_DIRECT)
     }
 
     /// Makes a file, 0600, that must not exist; or, with `replace`, empties
