@@ -76,6 +76,10 @@ module! {
             default: 0,
             description: "Memory for pre-images in MiB; 0: 64 or a sixteenth of the memory",
         },
+        read_ahead_kib: u32 {
+            default: 16384,
+            description: "Most that is saved ahead of sequential writes, in KiB, at most a quarter of mem_limit_mib; 0: nothing",
+        },
         min_free_mib: u32 {
             default: 4294967295,
             description: "Free space in the store in MiB below which sessions break; default 5 %, at most 1 GiB",

@@ -51,6 +51,19 @@ impl Budget {
         }
     }
 
+    /// The same for what is read ahead, without waiting: false also if there is
+    /// nothing to spare.
+    pub(crate) fn try_spare(&self, session: &Session, bytes: u64) -> bool {
+        let mut used = self.used.lock();
+        if session.is_broken() || !session.ring_has_spare() {
+            return false;
+        }
+        let own = session.in_memory.load(Ordering::Relaxed);
+        let Some(own) = used.take_spare(own, bytes) else { return false };
+        session.in_memory.store(own, Ordering::Relaxed);
+        true
+    }
+
     /// Waits until a slice of the session has given its memory back. False:
     /// there is none to wait for, or the session broke.
     pub(crate) fn wait_for_own(&self, session: &Session) -> bool {

@@ -58,7 +58,7 @@ fn test_mark() -> *mut c_void {
 // --- Bios -------------------------------------------------------------------
 
 /// Whether a bio that changes data may need work: it touches chunks of a
-/// recording session that are not saved. On the way takes note of writes to
+/// recording session that are not saved, or passes a mark. On the way takes note of writes to
 /// registered devices outside sessions.
 #[no_mangle]
 extern "C" fn bdsnap_bio_needs_work(bio: *mut bio) -> bool {
@@ -105,6 +105,7 @@ fn send(mut bio: HeldBio, patient: bool, from: Option<&Session>) {
     enum Next {
         Session(Arc<Session>),
         Gate(Arc<Volume>),
+        Mark(Arc<Session>),
     }
     loop {
         let next = {
@@ -114,6 +115,7 @@ fn send(mut bio: HeldBio, patient: bool, from: Option<&Session>) {
                 registry::find_wait(&bio.view(), from, |wait| match wait {
                     Wait::Session(s) => Next::Session(s.clone()),
                     Wait::Gate(v) => Next::Gate(v.clone()),
+                    Wait::Mark(s) => Next::Mark(s.clone()),
                 })
             }
         };
@@ -123,6 +125,7 @@ fn send(mut bio: HeldBio, patient: bool, from: Option<&Session>) {
                 Ok(()) => return,
                 Err(back) => bio = back,
             },
+            Some(Next::Mark(session)) => session.pass_mark(),
             None => return bio.submit(),
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct Params {
     pub(crate) hold_timeout_ms: u64,
     /// Bound on memory for pre-images, in bytes.
     pub(crate) mem_limit: u64,
+    /// Most bytes to read ahead of a sequential writer; 0: none.
+    pub(crate) read_ahead: u64,
     /// Free bytes below which sessions break; `None`: 5 %, at most 1 GiB.
     pub(crate) min_free: Option<u64>,
     /// Time without a write after which a raw session ends; 0: there are none.
@@ -87,6 +89,11 @@ impl Params {
             1..=65_536 => mib << 20,
             _ => return bad("mem_limit_mib", mib),
         };
+        let read_ahead = match number(raw::read_ahead_kib.value()) {
+            // What is read ahead must leave room for what is needed at once.
+            kib @ 0..=1_048_576 => (u64::from(kib) << 10).min(mem_limit / 4),
+            kib => return bad("read_ahead_kib", kib.into()),
+        };
         let min_free = match number(raw::min_free_mib.value()) {
             u32::MAX => None,
             v => Some(u64::from(v) << 20),
@@ -115,6 +122,7 @@ impl Params {
             discard,
             hold_timeout_ms,
             mem_limit,
+            read_ahead,
             min_free,
             raw_idle_ns,
             sysc_activate,

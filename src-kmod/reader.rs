@@ -8,7 +8,7 @@ use crate::params::Discard;
 use crate::pure::format::Durability;
 use crate::pure::plan::{Chunks, Sectors};
 use crate::session::{Session, Slice, READ, READING};
-use crate::sys::{self, HeldBio, NoIo};
+use crate::sys::{self, HeldBio, NoIo, Page};
 use ::core::sync::atomic::{AtomicU32, Ordering};
 use kernel::ffi::{c_int, c_void};
 use kernel::page::PAGE_SIZE;
@@ -25,13 +25,21 @@ impl WorkItem<1> for Session {
     fn run(this: Arc<Session>) {
         let _live = Token::new(Kind::Works);
         let _noio = NoIo::enter();
-        while let Some(sectors) = next_current(&this) {
-            if let Err((error, sector)) = save(&this, &sectors) {
-                this.fail(error, sector);
+        loop {
+            while let Some(sectors) = next_current(&this) {
+                if let Err((error, sector)) = save(&this, &sectors) {
+                    this.fail(error, sector);
+                }
+                if this.queue.lock().hang() {
+                    this.kick_releaser();
+                }
+                // Behind it, so that it need not wait for that.
+                if let Some(chunks) = this.geo.touched(&sectors) {
+                    read_ahead(&this, &chunks);
+                }
             }
-            if this.queue.lock().hang() {
-                this.kick_releaser();
-            }
+            let Some(at) = this.take_passed() else { return };
+            read_ahead(&this, &Chunks { start: at, end: at + 1 });
         }
     }
 }
@@ -89,9 +97,9 @@ fn split(this: &Arc<Session>, mut bio: HeldBio) -> Sectors {
 fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
     let Some(chunks) = this.geo.touched(sectors) else { return Ok(()) };
     let mut at = chunks.start;
-    while let Some(run) = this.unsaved_run(at, chunks.end) {
+    while let Some(run) = this.unsaved_run(at, chunks.end, true) {
         let sector = this.geo.sectors_of(&run).start;
-        match read_run(this, run) {
+        match read_run(this, run, true) {
             // What is on its way to the store comes back as memory.
             Err(e) if e == ENOMEM && core().budget.wait_for_own(this) => {}
             Ok(Some(taken)) => at = run.start + taken,
@@ -102,19 +110,46 @@ fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
     Ok(())
 }
 
-/// Starts the read of a run; returns how many of its chunks it took, `None`
-/// if the session broke meanwhile.
-fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
+/// These chunks are being written: if they go on a stream, reads what comes
+/// next. Waits for nothing but the lock of a list, and whatever goes wrong is no
+/// harm.
+fn read_ahead(this: &Arc<Session>, written: &Chunks) {
+    if this.ahead.most == 0 || this.is_broken() {
+        return;
+    }
+    let mut stream = this.stream.lock();
+    stream.write(written);
+    let Some(ahead) = stream.plan(&this.ahead) else { return };
+    // Before the reads, lest the writer be faster.
+    this.set_mark(ahead.mark);
+    let mut at = ahead.run.start;
+    while let Some(run) = this.unsaved_run(at, ahead.run.end, false) {
+        match read_run(this, run, false) {
+            Ok(Some(taken)) => at = run.start + taken,
+            Ok(None) | Err(_) => {
+                this.set_mark(None);
+                return stream.cut(run.start);
+            }
+        }
+    }
+}
+
+/// Starts the read of a run, which a bio needs if it is `wanted`; returns how
+/// many of its chunks it took, `None` if the session broke meanwhile or, unless
+/// it is `wanted`, there is no room.
+fn read_run(this: &Arc<Session>, run: Chunks, wanted: bool) -> Result<Option<u64>> {
     this.add_leaves(run.start, run.end)?;
     let mut bytes = this.geo.sectors_of(&run).len() * 512;
-    if !core().budget.acquire(this, bytes) {
+    let budget = &core().budget;
+    let got = if wanted { budget.acquire(this, bytes) } else { budget.try_spare(this, bytes) };
+    if !got {
         return Ok(None);
     }
     // From here on the budget is the slice's, or has to be given back.
     let slice = (|| {
         let mut pages = KVec::with_capacity((bytes as usize).div_ceil(PAGE_SIZE), GFP_KERNEL)?;
         while pages.len() * PAGE_SIZE < bytes as usize {
-            match this.page() {
+            match if wanted { this.page() } else { Page::new() } {
                 Some(page) => pages.push(page, GFP_KERNEL)?,
                 None => break,
             }
@@ -160,7 +195,7 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
     }
     let raw: *const Slice = &*slice;
     let mut q = this.queue.lock();
-    let pushed = q.push(slice);
+    let pushed = q.push(slice, wanted);
     if let Err(slice) = pushed {
         drop(q);
         drop(slice);
@@ -170,7 +205,6 @@ fn read_run(this: &Arc<Session>, run: Chunks) -> Result<Option<u64>> {
     this.reads.fetch_add(1, Ordering::AcqRel);
     this.note_ring(&q);
     drop(q);
-    this.sampler.lock().offer(part.start);
     let sector = this.geo.sectors_of(&part).start;
     // SAFETY: The slice stays in the ring, at its address, until its state is
     // no longer `READING`, which only the end of this read changes.

@@ -418,6 +418,8 @@ pub(crate) enum Wait<'a> {
     Session(&'a Arc<Session>),
     /// That a raw session is started.
     Gate(&'a Arc<Volume>),
+    /// Nothing, but its session's reader wants to know of it.
+    Mark(&'a Arc<Session>),
 }
 
 /// A session that a volume records with, by the count in its `life.session`.
@@ -492,6 +494,9 @@ pub(crate) unsafe fn find_wait<T>(
         let Some(chunks) = session.geo.touched(&sectors) else { continue };
         if !session.saved().contains_all(chunks.start, chunks.end) {
             return Some(take(Wait::Session(&session)));
+        }
+        if session.is_at_mark(&chunks) {
+            return Some(take(Wait::Mark(&session)));
         }
     }
     None

@@ -26,6 +26,7 @@ use crate::core_state::core;
 use crate::lifecycle::Opening;
 use crate::live::{self, Kind, Token};
 use crate::params::Discard;
+use crate::pure::ahead::{Limits, Stream};
 use crate::pure::format::{self, Durability, Gap, Id, Sample, State, SAMPLES_MAX};
 use crate::pure::meta::Sampler;
 use crate::pure::name::{ShortString, SESSION_MAX};
@@ -50,6 +51,12 @@ pub(crate) const HELD_MAX: u64 = 1024;
 
 /// Most slices on their way at a time.
 pub(crate) const RING: usize = pending::PLACES;
+
+/// So much is written one after the other before anything is read ahead, in bytes.
+const AHEAD_AFTER: u64 = 4 << 20;
+
+/// No chunk has this number.
+const NO_MARK: u64 = u64::MAX;
 
 /// A slice's read is under way.
 pub(crate) const READING: u32 = 0;
@@ -245,6 +252,15 @@ pub(crate) struct Session {
     #[pin]
     reserve: SpinLock<KVec<Page>>,
     ring_len: AtomicU32,
+    /// How far to read ahead.
+    pub(crate) ahead: Limits,
+    /// A sequential writer; the reader's own.
+    #[pin]
+    pub(crate) stream: Mutex<Stream>,
+    /// The chunk whose write the reader waits for, and, if that has passed by, it;
+    /// else [`NO_MARK`].
+    mark: AtomicU64,
+    passed: AtomicU64,
     /// Submitters wait here for their turn.
     #[pin]
     throttled: CondVar,
@@ -372,6 +388,14 @@ impl Session {
                 sampler <- new_spinlock!(Sampler::new(), "bdsnap::Session::sampler"),
                 reserve <- new_spinlock!(reserve, "bdsnap::Session::reserve"),
                 ring_len: AtomicU32::new(0),
+                ahead: Limits {
+                    least: geo.whole_chunks(AHEAD_AFTER),
+                    most: geo.whole_chunks(core().params.read_ahead),
+                    chunks: geo.chunks(),
+                },
+                stream <- new_mutex!(Stream::new(), "bdsnap::Session::stream"),
+                mark: AtomicU64::new(NO_MARK),
+                passed: AtomicU64::new(NO_MARK),
                 throttled <- new_condvar!("bdsnap::Session::throttled"),
                 in_memory: AtomicU64::new(0),
                 reads: AtomicU32::new(0),
@@ -408,16 +432,16 @@ impl Session {
 
     /// The first run of chunks from `start` to before `end`, no longer than a
     /// slice, that are neither saved nor on their way to it. Only the reader adds
-    /// slices, so this stays true until it does.
-    pub(crate) fn unsaved_run(&self, start: u64, end: u64) -> Option<Chunks> {
+    /// slices, so this stays true until it does. `wanted`: a bio changes them.
+    pub(crate) fn unsaved_run(&self, start: u64, end: u64, wanted: bool) -> Option<Chunks> {
         let mut at = start;
         // A slice leaves the ring, under this lock, after its chunks are saved.
-        let q = self.queue.lock();
+        let mut q = self.queue.lock();
         loop {
             let start = self.saved().first(at, end, false)?;
             let limit = end.min(start + self.geo.run_max());
             let limit = self.saved().first(start + 1, limit, true).unwrap_or(limit);
-            match q.overlapping(&Chunks { start, end: limit }) {
+            match q.overlapping(&Chunks { start, end: limit }, wanted) {
                 None => return Some(Chunks { start, end: limit }),
                 Some(run) if run.start > start => return Some(Chunks { start, end: run.start }),
                 Some(run) => at = run.end,
@@ -470,6 +494,35 @@ impl Session {
     /// Whether the ring takes another slice.
     pub(crate) fn ring_has_room(&self) -> bool {
         (self.ring_len.load(Ordering::Relaxed) as usize) < RING
+    }
+
+    /// The same for what is read ahead: half of it stays free.
+    pub(crate) fn ring_has_spare(&self) -> bool {
+        (self.ring_len.load(Ordering::Relaxed) as usize) < RING / 2
+    }
+
+    /// The reader wants to know when this chunk is written.
+    pub(crate) fn set_mark(&self, chunk: Option<u64>) {
+        self.mark.store(chunk.unwrap_or(NO_MARK), Ordering::Relaxed);
+    }
+
+    /// Whether a write of these chunks, which are saved, passes the mark.
+    pub(crate) fn is_at_mark(&self, chunks: &Chunks) -> bool {
+        (chunks.start..chunks.end).contains(&self.mark.load(Ordering::Relaxed))
+    }
+
+    /// It has been passed.
+    pub(crate) fn pass_mark(self: &Arc<Self>) {
+        let mark = self.mark.swap(NO_MARK, Ordering::Relaxed);
+        if mark != NO_MARK {
+            self.passed.store(mark, Ordering::Release);
+            self.kick_reader();
+        }
+    }
+
+    /// The mark, if it was passed since the last time.
+    pub(crate) fn take_passed(&self) -> Option<u64> {
+        Some(self.passed.swap(NO_MARK, Ordering::Acquire)).filter(|&m| m != NO_MARK)
     }
 
     /// Brings the copy of the ring's length up to date.

@@ -5,7 +5,7 @@
 use crate::core_state::core;
 use crate::live::{Kind, Token};
 use crate::pure::queue::Next;
-use crate::session::{error_of, Session};
+use crate::session::{error_of, Pending, Session};
 use crate::store::{Files, Why, BATCH};
 use crate::sys::NoIo;
 use ::core::sync::atomic::Ordering;
@@ -53,6 +53,7 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
         match collect(this, files) {
             Next::Nothing => return,
             Next::Failed(f) => give_up(this, files, error_of(f.errno), f.sector),
+            Next::Unwanted => drop_unwanted(this),
             Next::Unread(errno, run) => {
                 give_up(this, files, error_of(errno), this.geo.sectors_of(&run).start)
             }
@@ -107,6 +108,7 @@ fn retire_batch(this: &Arc<Session>, files: &mut Files) {
         // SAFETY: Still in the ring.
         let run = unsafe { (*slice).run };
         this.saved().insert(run.start, run.end);
+        this.sampler.lock().offer(run.start);
     }
     retire(this, files, files.batch.len());
     this.kick_releaser();
@@ -129,13 +131,33 @@ fn retire(this: &Session, files: &mut Files, most: usize) -> usize {
     this.note_ring(&q);
     drop(q);
     let n = files.retired.len();
-    while let Some(mut p) = files.retired.pop() {
-        while let Some(page) = p.slice.pages.pop() {
-            this.give_back(page);
-        }
+    while let Some(p) = files.retired.pop() {
+        free(this, p);
     }
     core().budget.release(this, bytes);
     n
+}
+
+/// The memory of a slice that is in the ring no more, and whose bios are ready.
+fn free(this: &Session, mut pending: Pending) {
+    while let Some(page) = pending.slice.pages.pop() {
+        this.give_back(page);
+    }
+}
+
+/// Takes out the oldest slice, whose read has failed, unless a bio needs it by
+/// now: it was read ahead.
+fn drop_unwanted(this: &Arc<Session>) {
+    let mut q = this.queue.lock();
+    let dropped = q.drop_unwanted();
+    this.note_ring(&q);
+    drop(q);
+    if let Some(pending) = dropped {
+        let bytes = pending.slice.bytes.into();
+        free(this, pending);
+        core().budget.release(this, bytes);
+        this.kick_releaser();
+    }
 }
 
 fn finish_if_due(this: &Arc<Session>, files: &mut Files) {

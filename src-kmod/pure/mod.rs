@@ -20,9 +20,11 @@
 //! | [`queue`] | what becomes of held bios, and in which order |
 //! | [`saved_set`] | which chunks' pre-images are safe |
 //! | [`budget`] | who may have more memory |
+//! | [`ahead`] | what a sequential writer will reach soon |
 //! | [`deadline`] | how long the oldest held bio has waited |
 //! | [`guard`] | how wrong passwords are slowed down |
 
+pub mod ahead;
 pub mod budget;
 pub mod crc;
 pub mod deadline;

@@ -78,17 +78,22 @@ impl<S: DerefMut<Target = [u16]>> Index for Pending<S> {
     }
 
     /// `range` is no longer than a group.
-    fn first(&self, range: &Chunks, run_of: impl Fn(usize) -> Option<Chunks>) -> Option<Chunks> {
-        let mut first: Option<Chunks> = None;
+    fn first(
+        &self,
+        range: &Chunks,
+        run_of: impl Fn(usize) -> Option<Chunks>,
+    ) -> Option<(usize, Chunks)> {
+        let mut first: Option<(usize, Chunks)> = None;
         for group in groups(range) {
             let mut node = self.links[bucket(group)];
             while node != NONE {
-                if let Some(run) = run_of(usize::from(node) / 2) {
+                let place = usize::from(node) / 2;
+                if let Some(run) = run_of(place) {
                     if run.start < range.end
                         && run.end > range.start
-                        && first.is_none_or(|f| run.start < f.start)
+                        && first.is_none_or(|(_, f)| run.start < f.start)
                     {
-                        first = Some(run);
+                        first = Some((place, run));
                     }
                 }
                 node = self.links[NEXTS + usize::from(node)];
@@ -121,12 +126,12 @@ mod tests {
             for (far, near, len, pop) in ops {
                 let start = far * GROUP * BUCKETS as u64 + near;
                 let run = Chunks { start, end: start + len };
-                let mut hits: Vec<Chunks> = queue
+                let mut hits: Vec<(usize, Chunks)> = queue
                     .iter()
-                    .map(|(_, r)| *r)
-                    .filter(|r| r.start < run.end && r.end > run.start)
+                    .copied()
+                    .filter(|(_, r)| r.start < run.end && r.end > run.start)
                     .collect();
-                hits.sort_by_key(|r| r.start);
+                hits.sort_by_key(|(_, r)| r.start);
                 prop_assert_eq!(index.first(&run, |p| places[p]), hits.first().copied());
                 if pop {
                     if let Some((place, run)) = queue.pop_front() {

@@ -15,6 +15,8 @@
 //!   the youngest at the time, and when that one is retired all its own are.
 //! * Once a session is broken its bios go, so a read that ends later may see
 //!   what they wrote: nothing is collected any more.
+//! * A slice may be read ahead of the bios that will need it. As long as none does,
+//!   its failed read is nobody's loss.
 //! * What the reader cannot do it leaves to the writer to tell: the store has to
 //!   say that the session is broken before a write goes on that it lost. Until
 //!   then the reader stands still.
@@ -65,8 +67,13 @@ pub trait Index {
     fn push(&mut self, place: usize, run: &Chunks);
     /// The oldest run, in `place`, goes.
     fn pop(&mut self, place: usize, run: &Chunks);
-    /// Of the runs that have chunks of `range` the one with the lowest start.
-    fn first(&self, range: &Chunks, run_of: impl Fn(usize) -> Option<Chunks>) -> Option<Chunks>;
+    /// Of the runs that have chunks of `range` the one with the lowest start, and
+    /// its place.
+    fn first(
+        &self,
+        range: &Chunks,
+        run_of: impl Fn(usize) -> Option<Chunks>,
+    ) -> Option<(usize, Chunks)>;
 }
 
 /// A slice in the ring, and the bios that wait for it and all before it.
@@ -75,6 +82,8 @@ pub struct Pending<S, B> {
     pub slice: S,
     /// Bios.
     pub waiters: B,
+    /// A bio changes chunks of it: its read must not fail.
+    pub wanted: bool,
 }
 
 /// Why a session breaks: a positive errno, and the disk's sector.
@@ -97,7 +106,12 @@ pub enum Next {
     Failed(Failure),
     /// The same: this run's read failed with this errno.
     Unread(u32, Chunks),
+    /// To take out a slice that nobody needs: [`Queue::drop_unwanted`].
+    Unwanted,
 }
+
+/// So many slices that were read ahead are written together, if nobody waits.
+const FEW: usize = 4;
 
 /// What a session's lock protects.
 ///
@@ -216,20 +230,28 @@ where
         true
     }
 
-    /// The first run on its way that has chunks of `range`.
-    pub fn overlapping(&self, range: &Chunks) -> Option<Chunks> {
-        self.index.first(range, |at| Some(self.places.get(at)?.as_ref()?.slice.run()))
+    /// The first run on its way that has chunks of `range`. If a bio changes those,
+    /// it is `wanted`.
+    pub fn overlapping(&mut self, range: &Chunks, wanted: bool) -> Option<Chunks> {
+        let run_of = |at: usize| Some(self.places.get(at)?.as_ref()?.slice.run());
+        let (at, run) = self.index.first(range, run_of)?;
+        if let Some(p) = self.places[at].as_mut() {
+            p.wanted |= wanted;
+        }
+        Some(run)
     }
 
     /// Adds a slice, before its read is started; hands it back if the session
-    /// broke (it may end at any time then) or the ring is full.
-    pub fn push(&mut self, slice: S) -> Result<(), S> {
-        if self.broken || self.len >= self.places.len() {
+    /// broke (it may end at any time then) or the ring is full. One that no bio
+    /// has `wanted` yet also if it closes: with the last bio all has to be over.
+    pub fn push(&mut self, slice: S, wanted: bool) -> Result<(), S> {
+        let over = self.broken || (self.closing && !wanted);
+        if over || self.len >= self.places.len() {
             return Err(slice);
         }
         let at = (self.head + self.len) % self.places.len();
         self.index.push(at, &slice.run());
-        self.places[at] = Some(Pending { slice, waiters: B::none() });
+        self.places[at] = Some(Pending { slice, waiters: B::none(), wanted });
         self.len += 1;
         Ok(())
     }
@@ -279,8 +301,14 @@ where
             let next = if i == 0 { Next::Nothing } else { Next::Batch };
             match p.slice.read() {
                 Read::Done if take(&p.slice) => {}
-                // What is before it can still be saved.
+                Read::Failed(_) if i == 0 && !p.wanted => return Next::Unwanted,
                 Read::Failed(errno) if i == 0 => return Next::Unread(errno, p.slice.run()),
+                // Nobody waits, and so few are hardly worth a sync. Its read's end starts the
+                // writer again.
+                Read::UnderWay if !p.wanted && self.holding() == 0 && i < FEW => {
+                    return Next::Nothing
+                }
+                // What is before it can still be saved.
                 _ => return next,
             }
         }
@@ -303,6 +331,18 @@ where
         self.buffered = self.buffered.saturating_sub(1);
         self.ready.append(&mut p.waiters);
         Some(p)
+    }
+
+    /// Takes the oldest slice out if its read failed and nobody needs it, which may
+    /// have changed since [`Queue::collect`]. Those that waited for it are ready.
+    pub fn drop_unwanted(&mut self) -> Option<Pending<S, B>> {
+        let oldest = self.places[self.head].as_ref()?;
+        let unread = matches!(oldest.slice.read(), Read::Failed(_));
+        if unread && !oldest.wanted {
+            self.retire()
+        } else {
+            None
+        }
     }
 
     /// Slices on their way.

@@ -40,7 +40,8 @@ fio_jobs() {
 	END
 }
 
-load raw_idle_s=600
+# Nothing is read ahead, so that what is saved can be counted.
+load raw_idle_s=600 read_ahead_kib=0
 bdsnap-testtool stamp-fill /dev/vda || die "stamps"
 make_fs ext4 /dev/vdb
 make_fs btrfs /dev/vdc

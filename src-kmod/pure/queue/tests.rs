@@ -98,12 +98,16 @@ impl Index for Naive {
     fn pop(&mut self, place: usize, _: &Chunks) {
         assert_eq!(self.0.remove(0).0, place);
     }
-    fn first(&self, range: &Chunks, run_of: impl Fn(usize) -> Option<Chunks>) -> Option<Chunks> {
+    fn first(
+        &self,
+        range: &Chunks,
+        run_of: impl Fn(usize) -> Option<Chunks>,
+    ) -> Option<(usize, Chunks)> {
         self.0
             .iter()
-            .filter_map(|&(p, _)| run_of(p))
-            .filter(|r| r.start < range.end && r.end > range.start)
-            .min_by_key(|r| r.start)
+            .filter_map(|&(p, _)| Some((p, run_of(p)?)))
+            .filter(|(_, r)| r.start < range.end && r.end > range.start)
+            .min_by_key(|(_, r)| r.start)
     }
 }
 
@@ -112,7 +116,11 @@ type Q = Queue<Run, List, Vec<Option<Pending<Run, List>>>, Naive>;
 impl Clone for Q {
     fn clone(&self) -> Self {
         let place = |p: &Option<Pending<Run, List>>| {
-            p.as_ref().map(|p| Pending { slice: p.slice, waiters: p.waiters.clone() })
+            p.as_ref().map(|p| Pending {
+                slice: p.slice,
+                waiters: p.waiters.clone(),
+                wanted: p.wanted,
+            })
         };
         Self {
             incoming: self.incoming.clone(),
@@ -141,6 +149,8 @@ enum Reader {
     Reading(u8),
     /// There was no memory: it waits until less than this is in use.
     Starving(u64, u8),
+    /// This chunk is to be read before a bio needs it.
+    ReadingAhead(u64),
     Hanging,
 }
 
@@ -154,6 +164,7 @@ enum Writer {
     Syncing(usize),
     Inserting(usize),
     Retiring(usize),
+    Dropping,
     Marking,
     Breaking,
 }
@@ -185,6 +196,8 @@ struct Case {
     faults: u8,
     /// Chunks that are in memory at a time.
     memory: u64,
+    /// Chunks that are read ahead.
+    ahead: u8,
 }
 
 #[derive(Clone)]
@@ -214,6 +227,7 @@ struct World {
     ending: bool,
     /// Closed in the store.
     finished: bool,
+    ahead: u8,
     faults: u8,
     /// The watch may still break the session.
     watch: bool,
@@ -273,6 +287,7 @@ impl World {
             overdue: false,
             ending: false,
             finished: false,
+            ahead: case.ahead,
             faults: case.faults,
             watch: true,
         }
@@ -282,7 +297,16 @@ impl World {
         let h = &mut Lanes::default();
         (self.kicked, self.reader, self.writer, self.releaser).hash(h);
         (self.to_come, self.led, self.done, self.device, self.saved, self.store).hash(h);
-        (self.marked, self.overdue, self.ending, self.finished, self.faults, self.watch).hash(h);
+        (
+            self.marked,
+            self.overdue,
+            self.ending,
+            self.finished,
+            self.faults,
+            self.ahead,
+            self.watch,
+        )
+            .hash(h);
         (self.budget.figures().0, self.in_memory).hash(h);
         let q = &self.q;
         (&q.incoming, q.current, q.failed, &q.ready, q.held, q.released, q.held_bytes).hash(h);
@@ -290,13 +314,22 @@ impl World {
         for i in 0..q.len {
             // Where the ring begins makes no difference.
             let p = self.oldest(i);
-            (p.slice, &p.waiters).hash(h);
+            (p.slice, &p.waiters, p.wanted).hash(h);
         }
         u128::from(h.0) << 64 | u128::from(h.1)
     }
 
     fn oldest(&self, i: usize) -> &Pending<Run, List> {
         self.q.places[(self.q.head + i) % PLACES].as_ref().unwrap()
+    }
+
+    fn is_on_its_way(&self, chunk: u64) -> bool {
+        (0..self.q.len).any(|i| self.oldest(i).slice.start == chunk)
+    }
+
+    /// How many slices bios need.
+    fn wanted(&self) -> usize {
+        (0..self.q.len).filter(|&i| self.oldest(i).wanted).count()
     }
 
     /// A bio goes to the device, or is told to be done without it.
@@ -397,6 +430,18 @@ impl World {
             w.overdue |= w.break_now();
             to.push(w);
         }
+        // Whoever passes the mark starts the reader: with nothing held, and also at the end.
+        if self.ahead > 0 && self.reader == Reader::Idle && !self.q.broken {
+            for c in bits(!self.saved).filter(|&c| !self.is_on_its_way(c)) {
+                let mut w = self.clone();
+                w.ahead -= 1;
+                let own = w.budget.take_spare(w.in_memory, 1).filter(|_| w.q.len() < PLACES);
+                let Some(own) = own else { continue };
+                w.in_memory = own;
+                w.reader = Reader::ReadingAhead(c);
+                to.push(w);
+            }
+        }
         // A file system lets go after its last write; a raw session ends at any time.
         if !self.q.closing {
             let mut w = self.clone();
@@ -479,10 +524,15 @@ impl World {
                 };
             }
             Reader::Saving(mask) => {
-                let is_new = |&c: &u64| {
-                    w.saved & 1 << c == 0
-                        && w.q.overlapping(&Chunks { start: c, end: c + 1 }).is_none()
-                };
+                // A step of its own here, though not in the module.
+                let wanted = w.wanted();
+                for c in bits(mask & !w.saved) {
+                    w.q.overlapping(&Chunks { start: c, end: c + 1 }, true);
+                }
+                if w.wanted() != wanted {
+                    return to.push(w);
+                }
+                let is_new = |&c: &u64| w.saved & 1 << c == 0 && !w.is_on_its_way(c);
                 w.reader = match bits(mask).find(is_new) {
                     Some(c) if !w.q.broken => {
                         // It waits for room in budget and ring.
@@ -504,7 +554,7 @@ impl World {
                 }
                 let c = u64::from(mask.trailing_zeros());
                 let run = Run { start: c, end: c + 1, read: Read::UnderWay, content: [9; 3] };
-                w.reader = if w.q.push(run).is_ok() {
+                w.reader = if w.q.push(run, true).is_ok() {
                     Reader::Saving(mask & !(1 << c))
                 } else {
                     w.give_back();
@@ -520,6 +570,18 @@ impl World {
                 } else {
                     return;
                 };
+            }
+            Reader::ReadingAhead(c) => {
+                if let Some(mut w) = self.fault() {
+                    w.give_back();
+                    w.reader = Reader::Next;
+                    to.push(w);
+                }
+                let run = Run { start: c, end: c + 1, read: Read::UnderWay, content: [9; 3] };
+                if w.q.push(run, false).is_err() {
+                    w.give_back();
+                }
+                w.reader = Reader::Next;
             }
             Reader::Hanging => {
                 if w.q.hang() {
@@ -580,7 +642,15 @@ impl World {
                         Writer::Idle
                     }
                     Next::Batch => Writer::Writing(n),
-                    Next::Failed(_) | Next::Unread(..) => Writer::Marking,
+                    Next::Failed(_) => Writer::Marking,
+                    Next::Unread(..) => {
+                        assert!(self.oldest(0).wanted, "broken by what nobody needs");
+                        Writer::Marking
+                    }
+                    Next::Unwanted => {
+                        assert!(!self.oldest(0).wanted, "it would try for ever");
+                        Writer::Dropping
+                    }
                 };
             }
             Writer::Writing(n) => {
@@ -626,6 +696,13 @@ impl World {
                     w.give_back();
                 }
                 w.kick(RELEASER);
+                w.writer = Writer::Next;
+            }
+            Writer::Dropping => {
+                if w.q.drop_unwanted().is_some() {
+                    w.give_back();
+                    w.kick(RELEASER);
+                }
                 w.writer = Writer::Next;
             }
             Writer::Marking => {
@@ -732,7 +809,8 @@ impl World {
         if q.gone {
             assert!(q.holding() == 0, "quiet, though something is held");
         }
-        let own = q.len as u64 + u64::from(matches!(self.reader, Reader::Reading(_)));
+        let own = q.len as u64
+            + u64::from(matches!(self.reader, Reader::Reading(_) | Reader::ReadingAhead(_)));
         assert_eq!((self.budget.figures().0, self.in_memory), (own, own), "the budget is wrong");
         // Each bio that came is in one place.
         let mut parts = self.done;
@@ -819,48 +897,55 @@ const OVERLAPPING: &[Bio] = &[bio(Write, 0, 0b001), bio(Write, 1, 0b011), bio(Wr
 const TWO: &[Bio] = &[bio(Write, 0, 0b011), bio(Write, 1, 0b110)];
 const PARTS: &[Bio] = &[bio(Zeroes, 0, 0b011), bio(Write, 1, 0b010)];
 const MORE_PARTS: &[Bio] = &[bio(Zeroes, 0, 0b111), bio(Write, 1, 0b010), bio(Write, 2, 0b100)];
+const AHEAD: &[Bio] = &[bio(Write, 0, 0b011)];
 const DISCARDS: &[Bio] = &[bio(Write, 0, 0b001), bio(Discard, 1, 0b011)];
 
-fn states(bios: &'static [Bio], faults: u8, memory: u64) {
+fn states(bios: &'static [Bio], faults: u8, memory: u64, ahead: u8) {
     let mut states = 0;
     for strict in [true, false] {
-        states += explore(&Case { bios, strict, faults, memory });
+        states += explore(&Case { bios, strict, faults, memory, ahead });
     }
-    println!("{bios:?}, {faults} faults, memory for {memory}: {states} states");
+    println!("{bios:?}, {faults} faults, memory for {memory}, {ahead} ahead: {states} states");
     assert!(states > 10_000, "the model has come to a standstill: {states} states");
 }
 
 #[test]
 fn all_orders_of_overlapping_bios() {
-    states(OVERLAPPING, 0, 3);
+    states(OVERLAPPING, 0, 3, 0);
 }
 
 #[test]
 fn all_orders_of_two_with_a_fault() {
-    states(TWO, 1, 3);
+    states(TWO, 1, 3, 0);
 }
 
 #[test]
 fn all_orders_of_two_with_little_memory() {
-    states(TWO, 1, 1);
+    states(TWO, 1, 1, 0);
 }
 
 #[test]
 fn all_orders_of_a_bio_in_parts() {
-    states(PARTS, 1, 3);
+    states(PARTS, 1, 3, 0);
 }
 
 #[test]
 fn all_orders_of_a_discard() {
-    states(DISCARDS, 1, 3);
+    states(DISCARDS, 1, 3, 0);
+}
+
+#[test]
+fn all_orders_of_reading_ahead() {
+    states(AHEAD, 1, 6, 2);
 }
 
 /// Much larger; takes minutes.
 #[test]
 #[ignore = "takes minutes"]
 fn all_orders_of_more() {
-    states(TWO, 2, 3);
+    states(TWO, 2, 3, 0);
+    states(TWO, 1, 6, 1);
     for bios in [OVERLAPPING, MORE_PARTS] {
-        states(bios, 1, 3);
+        states(bios, 1, 3, 0);
     }
 }

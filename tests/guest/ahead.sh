@@ -1,0 +1,70 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# ahead.sh HOW: what a sequential writer will reach is saved before it comes. /dev/vda is the device, with 2 MiB in
+# its middle that cannot be read.
+
+. "$(dirname "$0")/lib.sh"
+how=$1
+mib=$((1 << 20))
+
+total=$(blockdev --getsz /dev/vda)
+dmsetup create device <<-END
+	0 $((64 * 2048)) linear /dev/vda 0
+	$((64 * 2048)) 4096 error
+	$((66 * 2048)) $((total - 66 * 2048)) linear /dev/vda $((66 * 2048))
+END
+dmsetup mknodes
+device=/dev/mapper/device
+random 96 /dev/vda
+# the_end: ends the raw session; says kind, state and how many MiB more than $1 were saved
+the_end() {
+	bdsnap settle --raw || not_ok "settle"
+	echo "$(last state $device) $((($(last saved_bytes $device) - $1 * mib) / mib))"
+}
+# stream FIRST COUNT: MiB, one after the other
+stream() { dd if=/dev/urandom of=$device bs=1M seek="$1" count="$2" oflag=direct conv=notrunc status=none; }
+
+load raw_idle_s=60 mem_limit_mib=64
+copy /dev/vda a.before
+activate --durability "$how" $device
+stream 4 3
+is "$how: three MiB are no stream" "closed 0" "$(the_end 3)"
+stream 10 24
+read -r state more <<<"$(the_end 24)"
+is "$how: a stream" closed "$state"
+atleast "$how: was read ahead of (MiB)" 4 "$more"
+atmost "$how: not further than allowed (MiB)" 16 "$more"
+atmost "$how: in not too much memory" $((65 * mib)) "$(status module.memory_peak_bytes)"
+
+# What cannot be read lies ahead; nobody needs it.
+stream 44 20
+read -r state more <<<"$(the_end 20)"
+is "$how: a stream that ends before a bad place" closed "$state"
+atleast "$how: what is beyond it was read (MiB)" 1 "$more"
+# Behind it, mixed with what comes in no order.
+stream 66 20 &
+writer=$!
+fio --name=mixed --filename=$device --ioengine=libaio --iodepth=8 --direct=1 --rw=randwrite --bsrange=4k-256k --offset=2m --size=60m \
+	--io_size=12m --randseed=5 --output=/dev/null || not_ok "$how: writes in no order"
+wait $writer || not_ok "$how: the stream"
+is "$how: with others beside it" closed "$(the_end 20 | cut -d ' ' -f 1)"
+for n in 3 2 1 0; do
+	try bdsnap-restore $device "latest~$n" --yes --no-undo --accept-gap
+	[ $code = 0 ] && break
+done
+is "$how: restored" "0 3" "$code $n"
+copy /dev/vda a.after
+
+# Whoever needs it learns that it cannot be had.
+dd if=/dev/urandom of=$device bs=4k seek=$((64 * 256 + 1)) count=1 oflag=direct conv=notrunc status=none && not_ok "a bad place was written"
+bdsnap settle --raw
+is "$how: a write to the bad place" "broken 5" "$(last state $device) $(last errno $device)"
+
+deactivate $device
+rmmod bdsnap || not_ok "rmmod"
+load raw_idle_s=60 read_ahead_kib=0
+activate --durability "$how" $device
+stream 10 24
+is "$how: switched off" "closed 0" "$(the_end 24)"
+complete
