@@ -49,7 +49,7 @@ fill() {
 	mkfs.ext4 -q -F -N 8192 -J size=4 -E lazy_itable_init=0,lazy_journal_init=0,nodiscard "$1"
 	mount -o noatime "$1" /mnt || die "mounting $1"
 	local name i
-	for name in rand4k-q1-j1=8 rand4k-q1-j4=16 rand4k-q32-j1=16 rand4k-q32-j4=32 seq64k=16 seq1m=48 mixed=16 zipf=16 fsync=4 trim=16 warm=4; do
+	for name in rand4k-q1-j1=8 rand4k-q1-j4=16 rand4k-q32-j1=16 rand4k-q32-j4=32 seq64k=16 seq1m=96 mixed=16 zipf=16 fsync=4 trim=16 warm=4; do
 		for ((i = 0; i < ${name#*=}; i++)); do cat /tmp/mib; done >"/mnt/${name%=*}"
 	done
 	sync -f /mnt
@@ -165,7 +165,7 @@ workload() {
 	rand4k-q32-j1) run_fio "$@" --rw=randwrite --bs=4k --iodepth=32 --size=16M --io_size=12M ;;
 	rand4k-q32-j4) run_fio "$@" --rw=randwrite --bs=4k --iodepth=32 --size=8M --offset_increment=8M --numjobs=4 --io_size=8M ;;
 	seq64k) run_fio "$@" --rw=write --bs=64k --iodepth=8 --size=16M ;;
-	seq1m) run_fio "$@" --rw=write --bs=1M --iodepth=4 --size=48M ;;
+	seq1m) run_fio "$@" --rw=write --bs=1M --iodepth=4 --size=96M ;;
 	mixed) run_fio "$@" --rw=randrw --rwmixread=70 --bs=4k --iodepth=32 --size=16M --io_size=12M ;;
 	zipf) run_fio "$@" --rw=randwrite --bs=4k --iodepth=32 --random_distribution=zipf:1.2 --size=16M --io_size=12M ;;
 	fsync)

@@ -3,7 +3,7 @@
 #
 # Sourced after guest/lib.sh by what measures.
 
-# nullb NAME MIB: a disk of 32 channels, of which each needs a millisecond for up to 16 KiB, with a cache
+# nullb NAME MIB: a disk of 32 channels, of which each needs four milliseconds for up to 16 KiB, with a cache
 # that has to be flushed
 nullb() {
 	local d=/sys/kernel/config/nullb/$1
@@ -16,7 +16,7 @@ nullb() {
 	echo "$2" >"$d/size"
 	echo 4096 >"$d/blocksize"
 	echo 2 >"$d/irqmode"
-	echo "${BENCH_LATENCY_NS:-1000000}" >"$d/completion_nsec"
+	echo "${BENCH_LATENCY_NS:-4000000}" >"$d/completion_nsec"
 	echo 32 >"$d/hw_queue_depth"
 	echo 32 >"$d/max_sectors"
 	echo 4 >"$d/cache_size"

@@ -44,6 +44,8 @@ modprobe -a loop dm-mod
 # load [PARAMETER=VALUE...]: password and module
 load() {
 	[ -e /etc/bdsnap/secret ] || bdsnap passwd --password-file "$password" || die "bdsnap passwd"
+	# The debug kernel takes its time, and a write held too long is no news there.
+	[[ $(uname -r) != *-debug ]] || set -- hold_timeout_ms=120000 "$@"
 	modprobe bdsnap "$@" || die "modprobe bdsnap $*"
 }
 activate() { bdsnap activate "$@" --password-file "$password"; }
