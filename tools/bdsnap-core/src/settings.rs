@@ -116,8 +116,12 @@ pub struct Module {
     pub hold_timeout_ms: Option<u32>,
     /// Memory for pre-images.
     pub mem_limit_mib: Option<u32>,
+    /// Most that is saved ahead of sequential writes.
+    pub read_ahead_kib: Option<u32>,
     /// Free space in the store below which sessions break.
     pub min_free_mib: Option<u32>,
+    /// Time without a write after which a raw session ends.
+    pub raw_idle_s: Option<u32>,
     /// Number of the activating system call; 0: none.
     pub sysc_activate: Option<u32>,
     /// Number of the deactivating system call.
@@ -247,12 +251,14 @@ impl Module {
         self.chunk_size = over.chunk_size.or(self.chunk_size);
         self.hold_timeout_ms = over.hold_timeout_ms.or(self.hold_timeout_ms);
         self.mem_limit_mib = over.mem_limit_mib.or(self.mem_limit_mib);
+        self.read_ahead_kib = over.read_ahead_kib.or(self.read_ahead_kib);
         self.min_free_mib = over.min_free_mib.or(self.min_free_mib);
+        self.raw_idle_s = over.raw_idle_s.or(self.raw_idle_s);
         self.sysc_activate = over.sysc_activate.or(self.sysc_activate);
         self.sysc_deactivate = over.sysc_deactivate.or(self.sysc_deactivate);
     }
 
-    fn values(&self) -> [Value; 8] {
+    fn values(&self) -> [Value; 10] {
         let word = |name, given: Option<(u32, &'static str)>, default| Value {
             name,
             number: given.map(|g| g.0),
@@ -275,7 +281,9 @@ impl Module {
             number("chunk_size", self.chunk_size, "4096"),
             number("hold_timeout_ms", self.hold_timeout_ms, "20000"),
             number("mem_limit_mib", self.mem_limit_mib, "64, or a sixteenth of the memory"),
+            number("read_ahead_kib", self.read_ahead_kib, "16384, at most a quarter of the memory"),
             number("min_free_mib", self.min_free_mib, "5 % of the store, at most 1024"),
+            number("raw_idle_s", self.raw_idle_s, "10"),
             number("sysc_activate", self.sysc_activate, "174"),
             number("sysc_deactivate", self.sysc_deactivate, "177"),
         ]
