@@ -85,7 +85,7 @@ impl Stream {
         self.end = to;
         Some(Ahead {
             run: Chunks { start: from, end: to },
-            mark: Some(self.next + piece).filter(|&m| to < limits.chunks && m < to),
+            mark: self.next.checked_add(piece).filter(|&m| to < limits.chunks && m < to),
         })
     }
 
