@@ -2,6 +2,7 @@
 
 //! The files of a session, written by its writer only.
 
+use crate::compat::errno;
 use crate::core_state::core;
 use crate::params::SABOTAGE_DROP_RECORD;
 use crate::pure::format::*;
@@ -12,6 +13,7 @@ use crate::stack;
 use crate::sys::{self, Dir, File, Gather};
 use ::core::fmt::Write;
 use ::core::sync::atomic::Ordering;
+use kernel::bindings;
 use kernel::prelude::*;
 use kernel::str::CString;
 
@@ -472,7 +474,7 @@ fn put(gather: &mut Gather, dat: &File, direct: Option<&File>, at: u64) -> Resul
     let aligned = (at | gather.len() as u64) % DIRECT_ALIGN == 0;
     let result = match direct.filter(|_| aligned).map(|file| gather.write(file, at)) {
         // It wants larger blocks, or has no such writes at all.
-        Some(Err(e)) if e == EINVAL || e == EOPNOTSUPP => gather.write(dat, at),
+        Some(Err(e)) if e == EINVAL || e == errno(bindings::EOPNOTSUPP) => gather.write(dat, at),
         Some(result) => result,
         None => gather.write(dat, at),
     };
