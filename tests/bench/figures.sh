@@ -82,12 +82,12 @@ phase() { sed -n "s/.*\"phase\":\"$1\".*\"seconds\":\([0-9.e-]*\).*/\1/p" $work/
 mib_s() { awk -v b="$1" -v s="$2" 'BEGIN { printf "%.1f", b / 1048576 / s }'; }
 for mib in 4 32 256; do
 	for how in write randwrite; do
-		fio --name=fill --filename=/dev/origin --ioengine=libaio --iodepth=32 --direct=1 --rw=write --bs=64k --size=320M \
+		fio --name=fill --allow_mounted_write=1 --filename=/dev/origin --ioengine=libaio --iodepth=32 --direct=1 --rw=write --bs=64k --size=320M \
 			--offset=128M --output=/dev/null --thread
 		mkfs.ext4 -q -F -J size=4 -E lazy_itable_init=0,lazy_journal_init=0,nodiscard /dev/origin 64M
 		activate /dev/origin
 		mount -o noatime /dev/origin /mnt
-		fio --name=change --filename=/dev/origin --ioengine=libaio --iodepth=32 --direct=1 --rw=$how --bs=$([ $how = write ] && echo 64k || echo 4k) \
+		fio --name=change --allow_mounted_write=1 --filename=/dev/origin --ioengine=libaio --iodepth=32 --direct=1 --rw=$how --bs=$([ $how = write ] && echo 64k || echo 4k) \
 			--size=320M --io_size=${mib}M --offset=128M --output=/dev/null --thread
 		figure "set_after_${how}_$mib" "$(status devices.0.saved_set_bytes /dev/origin)" bytes
 		figure "memory_peak_${how}_$mib" "$(status module.memory_peak_bytes)" bytes
