@@ -111,10 +111,10 @@ fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
 }
 
 /// These chunks are being written: if they go on a stream, reads what comes
-/// next. Waits for nothing but the lock of a list, and whatever goes wrong is no
-/// harm.
+/// next. Whatever goes wrong is no harm.
 fn read_ahead(this: &Arc<Session>, written: &Chunks) {
-    if this.ahead.most == 0 || this.is_broken() {
+    // Where the store is nearly full, what nobody needs must not fill it.
+    if this.ahead.most == 0 || this.store_low.load(Ordering::Relaxed) || this.is_broken() {
         return;
     }
     let mut stream = this.stream.lock();
@@ -138,7 +138,6 @@ fn read_ahead(this: &Arc<Session>, written: &Chunks) {
 /// many of its chunks it took, `None` if the session broke meanwhile or, unless
 /// it is `wanted`, there is no room.
 fn read_run(this: &Arc<Session>, run: Chunks, wanted: bool) -> Result<Option<u64>> {
-    this.add_leaves(run.start, run.end)?;
     let mut bytes = this.geo.sectors_of(&run).len() * 512;
     let budget = &core().budget;
     let got = if wanted { budget.acquire(this, bytes) } else { budget.try_spare(this, bytes) };
@@ -147,6 +146,7 @@ fn read_run(this: &Arc<Session>, run: Chunks, wanted: bool) -> Result<Option<u64
     }
     // From here on the budget is the slice's, or has to be given back.
     let slice = (|| {
+        this.add_leaves(run.start, run.end)?;
         let mut pages = KVec::with_capacity((bytes as usize).div_ceil(PAGE_SIZE), GFP_KERNEL)?;
         while pages.len() * PAGE_SIZE < bytes as usize {
             match if wanted { this.page() } else { Page::new() } {

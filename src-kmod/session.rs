@@ -254,6 +254,8 @@ pub(crate) struct Session {
     ring_len: AtomicU32,
     /// How far to read ahead.
     pub(crate) ahead: Limits,
+    /// The store has little room left, so nothing is.
+    pub(crate) store_low: AtomicBool,
     /// A sequential writer; the reader's own.
     #[pin]
     pub(crate) stream: Mutex<Stream>,
@@ -393,6 +395,7 @@ impl Session {
                     most: geo.whole_chunks(core().params.read_ahead),
                     chunks: geo.chunks(),
                 },
+                store_low: AtomicBool::new(false),
                 stream <- new_mutex!(Stream::new(), "bdsnap::Session::stream"),
                 mark: AtomicU64::new(NO_MARK),
                 passed: AtomicU64::new(NO_MARK),

@@ -980,10 +980,11 @@ int bdsnap_read(struct file *file, void *buf, size_t len, u64 at)
 	return done;
 }
 
+/* In a task whose allocations start no I/O; in pieces, lest it wait for a large one. */
 int bdsnap_write_pages(struct file *file, struct page **pages, size_t bytes, u64 at)
 {
 	unsigned int n = DIV_ROUND_UP(bytes, PAGE_SIZE), i;
-	struct bio_vec *vec = kmalloc_array(n, sizeof(*vec), GFP_NOIO);
+	struct bio_vec *vec = kvmalloc_array(n, sizeof(*vec), GFP_KERNEL);
 	struct iov_iter iter;
 	loff_t pos = at;
 	ssize_t ret;
@@ -1000,7 +1001,7 @@ int bdsnap_write_pages(struct file *file, struct page **pages, size_t bytes, u64
 		if (ret <= 0)
 			break;
 	}
-	kfree(vec);
+	kvfree(vec);
 	if (ret < 0)
 		return ret;
 	return iov_iter_count(&iter) ? -ENOSPC : 0;

@@ -20,6 +20,9 @@ use kernel::str::CString;
 /// Most slices that are made durable together.
 pub(crate) const BATCH: usize = 1024;
 
+/// With less than this above the least free space nothing is read ahead, in bytes.
+const AHEAD_ROOM: u64 = 64 << 20;
+
 /// A batch of so many bytes is written past the page cache.
 const DIRECT_MIN: u64 = 1 << 20;
 /// Bytes whose multiples most file systems take there.
@@ -341,6 +344,9 @@ impl Files {
         let batch = self.batch_bytes() + (self.batch.len() * RECORD_LEN) as u64;
         let free = free.saturating_sub(batch);
         let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
+        if free < min.saturating_mul(2).max(min.saturating_add(AHEAD_ROOM)) {
+            session.store_low.store(true, Ordering::Relaxed);
+        }
         // Also when a large batch breaks the session at once: the warning is what people look for.
         if free < min.saturating_mul(2) && !self.warned_low {
             self.warned_low = true;

@@ -528,11 +528,11 @@ impl Gather {
         if self.bytes == 0 {
             return Ok(());
         }
-            // SAFETY: An open file; the pages are valid by the promise of `add`'s
-            // caller, and as many as the bytes need.
-            check(unsafe {
-                c::bdsnap_write_pages(file.file.as_ptr(), self.pages.as_ptr(), self.bytes, at)
-            })
+        // SAFETY: An open file; the pages are valid by the promise of `add`'s
+        // caller, and as many as the bytes need.
+        check(unsafe {
+            c::bdsnap_write_pages(file.file.as_ptr(), self.pages.as_ptr(), self.bytes, at)
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 
 use crate::core_state::core;
 use crate::live::{Kind, Token};
+use crate::pure::format::Durability;
 use crate::pure::queue::Next;
 use crate::session::{error_of, Pending, Session};
 use crate::store::{Files, Why, BATCH};
@@ -108,7 +109,9 @@ fn retire_batch(this: &Arc<Session>, files: &mut Files) {
         // SAFETY: Still in the ring.
         let run = unsafe { (*slice).run };
         this.saved().insert(run.start, run.end);
-        this.sampler.lock().offer(run.start);
+        if this.durability == Durability::Strict {
+            this.sampler.lock().offer(run.start);
+        }
     }
     retire(this, files, files.batch.len());
     this.kick_releaser();

@@ -296,18 +296,18 @@ where
         if let Some(failure) = self.failed {
             return Next::Failed(failure);
         }
+        let mut wanted = self.holding() != 0;
         for i in 0..self.len {
             let Some(p) = &self.places[(self.head + i) % self.places.len()] else { break };
+            wanted |= p.wanted;
             let next = if i == 0 { Next::Nothing } else { Next::Batch };
             match p.slice.read() {
                 Read::Done if take(&p.slice) => {}
                 Read::Failed(_) if i == 0 && !p.wanted => return Next::Unwanted,
                 Read::Failed(errno) if i == 0 => return Next::Unread(errno, p.slice.run()),
-                // Nobody waits, and so few are hardly worth a sync. Its read's end starts the
-                // writer again.
-                Read::UnderWay if !p.wanted && self.holding() == 0 && i < FEW => {
-                    return Next::Nothing
-                }
+                // Nobody needs them yet, and so few are hardly worth a sync. Its read's end
+                // starts the writer again.
+                Read::UnderWay if !wanted && i < FEW => return Next::Nothing,
                 // What is before it can still be saved.
                 _ => return next,
             }
