@@ -14,6 +14,8 @@ set -euo pipefail
 KNOWN_NOT=7.2.11+deb13-amd64
 system=$dir/system
 make_repository
+# What an earlier run has made when its source came
+rm -rf "$CACHE/deb-kbuild/$KNOWN_NOT"
 mkdir -p "$share/repo2"
 (
 	[ -z "${BDSNAP_DEBS2:-}" ] || exec cp -r "$BDSNAP_DEBS2/." "$share/repo2/"
