@@ -191,10 +191,13 @@ static struct {
 	[BDSNAP_HOOK_SYSCALL].ops.func = on_syscall,
 };
 
-/* A symbol's address, by a kprobe that is never armed for longer. */
+/*
+ * A symbol's address, by a kprobe that is never armed: disarming one may fail
+ * for want of memory, and then the kernel keeps a probe that is gone.
+ */
 static unsigned long symbol_address(const char *name)
 {
-	struct kprobe kp = { .symbol_name = name };
+	struct kprobe kp = { .symbol_name = name, .flags = KPROBE_FLAG_DISABLED };
 	unsigned long addr;
 
 	if (register_kprobe(&kp))

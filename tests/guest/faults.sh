@@ -92,6 +92,14 @@ quiet # of a fault that was not reached
 atleast "faults while it is loaded" 5 $((n - 1))
 atleast "of them, loads that failed" 1 $failures
 [ "$code" = 0 ] || not_ok "a load without a fault"
+if [ ! -e $starve ]; then # It is the rule that hands over the password.
+	rmmod bdsnap || not_ok "rmmod"
+	modprobe bdsnap || not_ok "a load by the rule"
+fi
+if [ ! -e $starve ]; then # It is the rule that hands over the password.
+	rmmod bdsnap || not_ok "rmmod"
+	modprobe bdsnap || not_ok "a load by the rule"
+fi
 
 read -r first last < <(symbols '[[]bdsnap[]]$' 1024)
 if [ -e $starve ]; then
