@@ -96,10 +96,6 @@ if [ ! -e $starve ]; then # It is the rule that hands over the password.
 	rmmod bdsnap || not_ok "rmmod"
 	modprobe bdsnap || not_ok "a load by the rule"
 fi
-if [ ! -e $starve ]; then # It is the rule that hands over the password.
-	rmmod bdsnap || not_ok "rmmod"
-	modprobe bdsnap || not_ok "a load by the rule"
-fi
 
 read -r first last < <(symbols '[[]bdsnap[]]$' 1024)
 if [ -e $starve ]; then
