@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# tags: full
-# timeout: 5400
+# tags: first
+# timeout: 2400
 #
 # The Debian packages: built, installed with apt in a Debian 13 with a backports kernel, armed at boot,
 # used, taken over a kernel upgrade, and purged.
