@@ -85,7 +85,10 @@ fn split(this: &Arc<Session>, mut bio: HeldBio) -> Sectors {
     };
     let sectors = front.view().sectors().unwrap_or(none);
     live::add(Kind::Bios, 1);
-    if !this.queue.lock().set_split(front, bio) {
+    let held = this.queue.lock().set_split(front, bio);
+    // Meanwhile it could not drop what was read ahead.
+    this.kick_writer();
+    if !held {
         this.kick_releaser();
         return none;
     }

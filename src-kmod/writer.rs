@@ -54,7 +54,7 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
         match collect(this, files) {
             Next::Nothing => return,
             Next::Failed(f) => give_up(this, files, error_of(f.errno), f.sector),
-            Next::Unwanted => drop_unwanted(this),
+            Next::Ahead => drop_ahead(this),
             Next::Unread(errno, run) => {
                 give_up(this, files, error_of(errno), this.geo.sectors_of(&run).start)
             }
@@ -148,17 +148,18 @@ fn free(this: &Session, mut pending: Pending) {
     }
 }
 
-/// Takes out the oldest slice, whose read has failed, unless a bio needs it by
-/// now: it was read ahead.
-fn drop_unwanted(this: &Arc<Session>) {
+/// Takes out the oldest slice, which was read ahead in vain. Bios that need chunks
+/// of it have those read again, and no others.
+fn drop_ahead(this: &Arc<Session>) {
     let mut q = this.queue.lock();
-    let dropped = q.drop_unwanted();
+    let dropped = q.drop_ahead();
     this.note_ring(&q);
     drop(q);
     if let Some(pending) = dropped {
         let bytes = pending.slice.bytes.into();
         free(this, pending);
         core().budget.release(this, bytes);
+        this.kick_reader();
         this.kick_releaser();
     }
 }

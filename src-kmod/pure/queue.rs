@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! park ─▶ incoming ─▶ current ─▶ waiters of the youngest slice ─▶ ready ─▶ let go
-//!            (reader)              (writer, in async the releaser)   (releaser)
+//!            (reader)     ▲    │         (writer, in async the releaser)   (releaser)
+//!                       again ◀┘ a slice that was read ahead has failed
 //! ```
 //!
 //! The rules, which the tests try in all orders of small cases:
@@ -15,8 +16,9 @@
 //!   the youngest at the time, and when that one is retired all its own are.
 //! * Once a session is broken its bios go, so a read that ends later may see
 //!   what they wrote: nothing is collected any more.
-//! * A slice may be read ahead of the bios that will need it. As long as none does,
-//!   its failed read is nobody's loss.
+//! * A slice may be read ahead of the bios that will need it, and of more than they will
+//!   need. So its failed read is nobody's loss: it is dropped, and if a bio needed chunks
+//!   of it, all that came by then are looked at again, and read their own.
 //! * What the reader cannot do it leaves to the writer to tell: the store has to
 //!   say that the session is broken before a write goes on that it lost. Until
 //!   then the reader stands still.
@@ -82,8 +84,10 @@ pub struct Pending<S, B> {
     pub slice: S,
     /// Bios.
     pub waiters: B,
-    /// A bio changes chunks of it: its read must not fail.
+    /// A bio changes chunks of it.
     pub wanted: bool,
+    /// No bio did when its read was started.
+    pub ahead: bool,
 }
 
 /// Why a session breaks: a positive errno, and the disk's sector.
@@ -106,8 +110,8 @@ pub enum Next {
     Failed(Failure),
     /// The same: this run's read failed with this errno.
     Unread(u32, Chunks),
-    /// To take out a slice that nobody needs: [`Queue::drop_unwanted`].
-    Unwanted,
+    /// To take out a slice that was read ahead in vain: [`Queue::drop_ahead`].
+    Ahead,
 }
 
 /// So many slices that were read ahead are written together, if nobody waits.
@@ -121,10 +125,15 @@ const FEW: usize = 4;
 ///   `None`; `index` has the runs of all of them. `buffered <= len`: so many from
 ///   `head` are known to be in memory.
 /// * `released <= held`.
-/// * `broken`: nothing is in `incoming`, `current` and the waiters, and never
+/// * The bios in the waiters are older than `current`, that one than those in `again`, and
+///   those than `incoming`.
+/// * `broken`: nothing is in `incoming`, `again`, `current` and the waiters, and never
 ///   will be; `failed` is `None`.
 pub struct Queue<S, B: Bios, P, I> {
     pub(super) incoming: B,
+    pub(super) again: B,
+    /// The reader has taken a bio, which is nowhere here.
+    pub(super) in_hand: bool,
     pub(super) current: Option<B::Bio>,
     pub(super) failed: Option<Failure>,
     pub(super) places: P,
@@ -155,6 +164,8 @@ where
         // INVARIANT: The caller's places are empty.
         Self {
             incoming: B::none(),
+            again: B::none(),
+            in_hand: false,
             current: None,
             failed: None,
             places,
@@ -195,19 +206,22 @@ where
 
     // ---- The reader ----
 
-    /// Takes the next bio that came; it is the caller's, to be handed on with
+    /// Takes the next bio that came, or has to be looked at again; it is the caller's, to be handed on with
     /// [`Queue::set_current`] or [`Queue::set_split`]. None also while the
     /// writer has yet to tell of what the reader could not do.
     pub fn next_incoming(&mut self) -> Option<B::Bio> {
         if self.current.is_some() {
             return None;
         }
-        self.incoming.pop()
+        let bio = self.again.pop().or_else(|| self.incoming.pop())?;
+        self.in_hand = true;
+        Some(bio)
     }
 
     /// The bio whose pre-images are read next. False: the session broke
     /// meanwhile, and it is ready.
     pub fn set_current(&mut self, bio: B::Bio) -> bool {
+        self.in_hand = false;
         if self.broken {
             self.ready.push(bio);
             return false;
@@ -219,6 +233,7 @@ where
     /// The same for a bio of which two were made. The rest lines up as if it had
     /// just come: the others must not wait for all of it.
     pub fn set_split(&mut self, front: B::Bio, rest: B::Bio) -> bool {
+        self.in_hand = false;
         self.held += 1;
         if self.broken {
             self.ready.push(front);
@@ -251,7 +266,7 @@ where
         }
         let at = (self.head + self.len) % self.places.len();
         self.index.push(at, &slice.run());
-        self.places[at] = Some(Pending { slice, waiters: B::none(), wanted });
+        self.places[at] = Some(Pending { slice, waiters: B::none(), wanted, ahead: !wanted });
         self.len += 1;
         Ok(())
     }
@@ -270,7 +285,7 @@ where
         if self.failed.is_some() {
             return false;
         }
-        // Whoever broke the session has taken it.
+        // Whoever broke the session has taken it, or who dropped a slice that it may need.
         let Some(bio) = self.current.take() else { return false };
         // In async, slices that are in memory have let their bios go.
         if self.len > self.buffered {
@@ -303,7 +318,9 @@ where
             let next = if i == 0 { Next::Nothing } else { Next::Batch };
             match p.slice.read() {
                 Read::Done if take(&p.slice) => {}
-                Read::Failed(_) if i == 0 && !p.wanted => return Next::Unwanted,
+                // Where the bio in the reader's hand belongs can't be said.
+                Read::Failed(_) if i == 0 && p.ahead && self.in_hand => return Next::Nothing,
+                Read::Failed(_) if i == 0 && p.ahead => return Next::Ahead,
                 Read::Failed(errno) if i == 0 => return Next::Unread(errno, p.slice.run()),
                 // Nobody needs them yet, and so few are hardly worth a sync. Its read's end
                 // starts the writer again.
@@ -333,16 +350,39 @@ where
         Some(p)
     }
 
-    /// Takes the oldest slice out if its read failed and nobody needs it, which may
-    /// have changed since [`Queue::collect`]. Those that waited for it are ready.
-    pub fn drop_unwanted(&mut self) -> Option<Pending<S, B>> {
-        let oldest = self.places[self.head].as_ref()?;
-        let unread = matches!(oldest.slice.read(), Read::Failed(_));
-        if unread && !oldest.wanted {
-            self.retire()
-        } else {
-            None
+    /// Takes the oldest slice out if its read failed and was ahead of those who need it.
+    /// If there are such ones by now, all bios are to be looked at again, except those
+    /// that have yet to be looked at; otherwise those that waited for it are ready.
+    pub fn drop_ahead(&mut self) -> Option<Pending<S, B>> {
+        // What the reader could not do is to be told first, of its current bio.
+        if self.in_hand || self.failed.is_some() {
+            return None;
         }
+        let oldest = self.places[self.head].as_ref()?;
+        if !oldest.ahead || !matches!(oldest.slice.read(), Read::Failed(_)) {
+            return None;
+        }
+        if oldest.wanted {
+            let mut again = self.take_waiters();
+            if let Some(bio) = self.current.take() {
+                again.push(bio);
+            }
+            again.append(&mut self.again);
+            self.again = again;
+        }
+        self.retire()
+    }
+
+    /// Those that wait for slices, in the order in which they came.
+    fn take_waiters(&mut self) -> B {
+        let mut all = B::none();
+        for i in 0..self.len {
+            let at = (self.head + i) % self.places.len();
+            if let Some(p) = self.places[at].as_mut() {
+                all.append(&mut p.waiters);
+            }
+        }
+        all
     }
 
     /// Slices on their way.
@@ -396,15 +436,12 @@ where
         self.broken = true;
         self.failed = None;
         // In the order in which they came.
-        for i in 0..self.len {
-            let at = (self.head + i) % self.places.len();
-            if let Some(p) = self.places[at].as_mut() {
-                self.ready.append(&mut p.waiters);
-            }
-        }
+        let mut waiters = self.take_waiters();
+        self.ready.append(&mut waiters);
         if let Some(bio) = self.current.take() {
             self.ready.push(bio);
         }
+        self.ready.append(&mut self.again);
         self.ready.append(&mut self.incoming);
         true
     }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# timeout: 600
+# timeout: 900
 #
 # Reading ahead of sequential writers.
 
@@ -9,7 +9,7 @@
 for how in strict async; do
 	rm -f "$dir"/vda "$share"/a.*
 	disk vda 96M
-	guest "$how: no complaint, nothing left behind" --disk "$dir/vda" --timeout 280 -- ahead.sh $how
+	guest "$how: no complaint, nothing left behind" --disk "$dir/vda" --timeout 420 -- ahead.sh $how
 	equal "$how: byte for byte" "$share/a.before" "$share/a.after"
 done
 exit $failed

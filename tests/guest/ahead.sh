@@ -67,4 +67,47 @@ load raw_idle_s=60 read_ahead_kib=0
 activate --durability "$how" $device
 stream 10 24
 is "$how: switched off" "closed 0" "$(the_end 24)"
+deactivate $device
+rmmod bdsnap || not_ok "rmmod"
+
+# What nobody needs yet must not be what fills the store.
+free=$(($(stat -f -c '%a * %S' /snapshot) / mib))
+load raw_idle_s=60 min_free_mib=$((free - 60))
+activate --durability "$how" $device
+stream 10 1
+sleep 1 # In async it is the writer that finds out.
+stream 11 23
+is "$how: into a store that is nearly full" "closed 0" "$(the_end 24)"
+deactivate $device
+rmmod bdsnap || not_ok "rmmod"
+
+# Large batches take no page cache, unless it is to take a burst.
+load raw_idle_s=60
+activate --durability "$how" $device
+stream 10 24
+the_end 24
+cached=$(($(fincore --bytes --noheadings --output RES "/snapshot/$(last name $device)/blocks.dat") / mib))
+case $how in
+strict) atmost "$how: of the store in memory (MiB)" 8 $cached ;;
+async) atleast "$how: of the store in memory (MiB)" 20 $cached ;;
+esac
+
+# What the store has not taken yet when the device is given back is looked at as well by the next session.
+if [ $how = async ]; then
+	stream 20 1
+	sleep 1
+	fsfreeze --freeze /snapshot
+	stream 50 1
+	the_end 2 &
+	sleep 2
+	fsfreeze --unfreeze /snapshot
+	wait $!
+	is "$how: ends while the store hangs" closed "$(last state $device)"
+	deactivate $device
+	stream 50 1
+	activate --durability "$how" $device
+	stream 80 1
+	the_end 1
+	is "$how: and its last write is changed elsewhere: told" written "$(last gap_before $device)"
+fi
 complete

@@ -120,10 +120,12 @@ impl Clone for Q {
                 slice: p.slice,
                 waiters: p.waiters.clone(),
                 wanted: p.wanted,
+                ahead: p.ahead,
             })
         };
         Self {
             incoming: self.incoming.clone(),
+            again: self.again.clone(),
             places: self.places.iter().map(place).collect(),
             index: self.index.clone(),
             ready: self.ready.clone(),
@@ -309,12 +311,23 @@ impl World {
             .hash(h);
         (self.budget.figures().0, self.in_memory).hash(h);
         let q = &self.q;
-        (&q.incoming, q.current, q.failed, &q.ready, q.held, q.released, q.held_bytes).hash(h);
+        (
+            &q.incoming,
+            &q.again,
+            q.in_hand,
+            q.current,
+            q.failed,
+            &q.ready,
+            q.held,
+            q.released,
+            q.held_bytes,
+        )
+            .hash(h);
         (q.broken, q.closing, q.gone, q.buffered, q.len).hash(h);
         for i in 0..q.len {
             // Where the ring begins makes no difference.
             let p = self.oldest(i);
-            (p.slice, &p.waiters, p.wanted).hash(h);
+            (p.slice, &p.waiters, p.wanted, p.ahead).hash(h);
         }
         u128::from(h.0) << 64 | u128::from(h.1)
     }
@@ -352,7 +365,7 @@ impl World {
     /// something has to kick it again.
     fn settle(&mut self, case: &Case) {
         let q = &self.q;
-        let comes = q.current.is_none() && !q.incoming.is_empty();
+        let comes = q.current.is_none() && !(q.incoming.is_empty() && q.again.is_empty());
         if self.reader == Reader::Idle && comes && self.kicked & READER != 0 {
             self.reader = Reader::Next;
         }
@@ -505,7 +518,9 @@ impl World {
                 };
             }
             Reader::Splitting(bio) => {
-                if let Some(mut w) = self.fault() {
+                // A failed slice may have waited for that.
+                w.kick(WRITER);
+                if let Some(mut w) = w.fault() {
                     if w.q.set_current(bio) {
                         w.fail();
                     } else {
@@ -644,13 +659,10 @@ impl World {
                     Next::Batch => Writer::Writing(n),
                     Next::Failed(_) => Writer::Marking,
                     Next::Unread(..) => {
-                        assert!(self.oldest(0).wanted, "broken by what nobody needs");
+                        assert!(!self.oldest(0).ahead, "broken by what was read ahead");
                         Writer::Marking
                     }
-                    Next::Unwanted => {
-                        assert!(!self.oldest(0).wanted, "it would try for ever");
-                        Writer::Dropping
-                    }
+                    Next::Ahead => Writer::Dropping,
                 };
             }
             Writer::Writing(n) => {
@@ -699,9 +711,9 @@ impl World {
                 w.writer = Writer::Next;
             }
             Writer::Dropping => {
-                if w.q.drop_unwanted().is_some() {
+                if w.q.drop_ahead().is_some() {
                     w.give_back();
-                    w.kick(RELEASER);
+                    w.kick(READER | RELEASER);
                 }
                 w.writer = Writer::Next;
             }
@@ -804,7 +816,8 @@ impl World {
         if q.broken {
             // The type's invariant.
             let waiting = (0..q.len).any(|i| !self.oldest(i).waiters.is_empty());
-            assert!(q.incoming.is_empty() && q.current.is_none() && !waiting && q.failed.is_none());
+            assert!(q.incoming.is_empty() && q.again.is_empty());
+            assert!(q.current.is_none() && !waiting && q.failed.is_none());
         }
         if q.gone {
             assert!(q.holding() == 0, "quiet, though something is held");
@@ -822,6 +835,7 @@ impl World {
             }
         };
         q.incoming.iter().for_each(&mut count);
+        q.again.iter().for_each(&mut count);
         q.current.iter().for_each(&mut count);
         (0..q.len).for_each(|i| self.oldest(i).waiters.iter().for_each(&mut count));
         q.ready.iter().for_each(&mut count);
@@ -898,6 +912,8 @@ const TWO: &[Bio] = &[bio(Write, 0, 0b011), bio(Write, 1, 0b110)];
 const PARTS: &[Bio] = &[bio(Zeroes, 0, 0b011), bio(Write, 1, 0b010)];
 const MORE_PARTS: &[Bio] = &[bio(Zeroes, 0, 0b111), bio(Write, 1, 0b010), bio(Write, 2, 0b100)];
 const AHEAD: &[Bio] = &[bio(Write, 0, 0b011)];
+const IN_PARTS: &[Bio] = &[bio(Zeroes, 0, 0b011)];
+const APART: &[Bio] = &[bio(Write, 0, 0b001), bio(Write, 1, 0b010)];
 const DISCARDS: &[Bio] = &[bio(Write, 0, 0b001), bio(Discard, 1, 0b011)];
 
 fn states(bios: &'static [Bio], faults: u8, memory: u64, ahead: u8) {
@@ -937,6 +953,7 @@ fn all_orders_of_a_discard() {
 #[test]
 fn all_orders_of_reading_ahead() {
     states(AHEAD, 1, 6, 2);
+    states(IN_PARTS, 1, 3, 1);
 }
 
 /// Much larger; takes minutes.
@@ -945,6 +962,8 @@ fn all_orders_of_reading_ahead() {
 fn all_orders_of_more() {
     states(TWO, 2, 3, 0);
     states(TWO, 1, 6, 1);
+    states(APART, 2, 6, 2);
+    states(PARTS, 1, 3, 1);
     for bios in [OVERLAPPING, MORE_PARTS] {
         states(bios, 1, 3, 0);
     }
