@@ -62,6 +62,11 @@ if [ ! -e $starve ]; then
 	set_both ignore-gfp-wait 0
 	echo 0 >$debug/fail_page_alloc/ignore-gfp-highmem
 	echo 0 >$debug/fail_page_alloc/min-order
+	# These would take the Nth fault from the two above, wherever in the kernel, and do no harm with it.
+	for kind in "$debug"/fail_mempool*; do
+		echo 1 >"$kind/require-start"
+		echo 2 >"$kind/require-end"
+	done
 	set_both stacktrace-depth 32
 	set_both verbose 0
 fi
