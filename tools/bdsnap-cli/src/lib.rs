@@ -17,6 +17,7 @@ use bdsnap_core::settings::Settings;
 use bdsnap_core::{Error, Kind};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use serde_json::json;
 
 /// The exit statuses, for `--help`.
@@ -99,6 +100,14 @@ impl Common {
             complain(text);
         }
     }
+}
+
+/// Lets the process have as many files open as it may: a chain can have more sessions than the
+/// 1024 files that a shell begins with.
+pub fn more_files() {
+    let most = getrlimit(Resource::Nofile).maximum;
+    // Whoever needs more than there are then is told so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most });
 }
 
 /// Writes a line to standard error; if that is closed nobody wants it.

@@ -235,3 +235,18 @@ fn killed_anywhere() {
     prune(&lab, &["empty-trash"], 0);
     assert_eq!(everything(&lab), before);
 }
+
+/// They are all kept from others while they go.
+#[test]
+fn more_sessions_than_open_files() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), 64 * 4096);
+    record(&mut lab, 40);
+    let mut limited = Command::new("sh");
+    let args = ["--keep-last", "1", "--min-age", "0", "--trust-clock", "--apply"];
+    let c = command(&lab, &args);
+    limited.args(["-c", "ulimit -S -n 24 && exec \"$0\" \"$@\""]).arg(c.get_program());
+    let output = limited.args(c.get_args()).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(count(lab.store.path()), 1);
+}

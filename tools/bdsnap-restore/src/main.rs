@@ -88,6 +88,7 @@ fn main() -> ExitCode {
         return status;
     }
     let cli = Cli::parse();
+    bdsnap_cli::more_files();
     let result = run(&cli);
     if let (true, Err(e)) = (cli.json_lines, &result) {
         // Standard error says it as well.

@@ -368,6 +368,7 @@ fn main() -> ExitCode {
         return status;
     }
     let cli = Cli::parse();
+    bdsnap_cli::more_files();
     let json = cli.command.json();
     bdsnap_cli::end("bdsnap", json, run(&cli))
 }

@@ -149,7 +149,8 @@ impl Prepared<'_> {
             let then = &self.sorted.sessions[i];
             let name = text::escape(&then.dir);
             let changed = || Error::refused(format!("session {name} has changed meanwhile"));
-            let now = Session::read(&then.path, &then.dir).map_err(|_| changed())?;
+            let now = Session::read(&then.path, &then.dir)
+                .map_err(|e| Error::refused(format!("{}: {}", changed().message, e)))?;
             let same = now.header.session_id == then.header.session_id
                 && now.status == then.status
                 && now.header.merged_seq == then.header.merged_seq
