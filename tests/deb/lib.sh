@@ -209,8 +209,10 @@ set_up() {
 }
 # nothing_left: after a purge
 nothing_left() {
+	# What was a service's own /var/tmp, systemd removes in its own time, at the next boot at the latest.
 	is "purged, only the store is left" /snapshot/.bdsnap-store "$(in_system "$system" -- find / -xdev \
-		\( -path /proc -o -path /var/lib/apt -o -path /var/log -o -path /etc/apt \) -prune -o -iname '*bdsnap*' -print)"
+		\( -path /proc -o -path /var/lib/apt -o -path /var/log -o -path /etc/apt -o -path '/var/tmp/systemd-private-*' \) \
+		-prune -o -iname '*bdsnap*' -print | paste -sd ' ')"
 }
 # said NAME PATTERN: by the last `apt`
 said() { if grep -q -- "$2" "$dir/apt"; then ok "$1"; else not_ok "$1: no '$2' in: $(grep bdsnap "$dir/apt")"; fi; }

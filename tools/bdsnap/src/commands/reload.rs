@@ -5,6 +5,8 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use bdsnap_abi::ioctl::ENTRY_RECORDING;
 use bdsnap_cli::{Common, Done};
@@ -27,7 +29,7 @@ pub(crate) fn run(common: &Common, args: &Reload) -> Result<Done, Error> {
             return Err(Error::refused("the loaded module is kept, for there is no other")
                 .hint(system.not_loaded().message));
         }
-        modprobe(&["-r", "bdsnap"]).map_err(|said| {
+        unload().map_err(|said| {
             Error::new(Kind::Refused, format!("cannot unload: {}", text::escape(said.as_bytes())))
                 .hint(
                     "the loaded module goes on; try again when nothing is mounted from its devices",
@@ -65,6 +67,21 @@ fn may_go(status: &ModuleStatus, forget: bool) -> Result<(), Error> {
         .hint("'bdsnap activate DEV --persist' keeps one, --forget lets all of them go"));
     }
     Ok(())
+}
+
+/// How long the module may be in use before that is an error.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Unloads the module. What is left of a session holds it for a moment longer than the unmount that ended
+/// it takes, and so does whoever asks for the status just now.
+fn unload() -> Result<String, String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match modprobe(&["-r", "bdsnap"]) {
+            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(200)),
+            end => return end,
+        }
+    }
 }
 
 /// What it printed, or what it complained of.
