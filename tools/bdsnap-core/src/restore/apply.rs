@@ -318,7 +318,7 @@ impl Member {
         let (session_id, chain_seq) = (header.session_id, header.chain_seq);
         let mut writer = SessionWriter::create_at(path, header)?;
         let mut buf = vec![0; BATCH as usize];
-        for batch in &self.batches {
+        for batch in self.batches_read_ahead() {
             stop.check()?;
             let buf = &mut buf[..batch.len as usize];
             self.read_device(batch.start, buf)?;
@@ -369,7 +369,7 @@ impl Member {
 
     fn check(&self, progress: &dyn Progress, stop: &Stop<'_>) -> Result<()> {
         let mut buf = vec![0; BATCH as usize];
-        for batch in &self.batches {
+        for batch in self.batches_read_ahead() {
             stop.check()?;
             let buf = &mut buf[..batch.len as usize];
             self.read_device(batch.start, buf)?;

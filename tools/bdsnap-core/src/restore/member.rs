@@ -12,6 +12,7 @@ use std::os::unix::fs::FileExt;
 use bdsnap_abi::format::{Header, Id, NO_ID, RUN_MAX};
 use bdsnap_abi::ioctl::{RESTORE_ABORT, RESTORE_REGISTERED, RESTORE_WRITE};
 
+use super::ahead::ReadAhead;
 use super::choose::Choice;
 use super::{refused, word, Accept, DevicePlan, Held, Step};
 use crate::chain::Break;
@@ -301,6 +302,21 @@ impl Member {
             .map_err(|e| device_error("read", &self.target, start, &e))
     }
 
+    /// `pieces` (start and length, in bytes), of which the next ones are already
+    /// being read from the device.
+    pub(super) fn read_ahead<I>(&self, pieces: I) -> ReadAhead<'_, I>
+    where
+        I: Iterator<Item = (u64, u64)> + Clone,
+    {
+        ReadAhead::new(&self.opened.file, self.base, pieces)
+    }
+
+    /// What will be written, of which the next pieces are already being read.
+    pub(super) fn batches_read_ahead(&self) -> impl Iterator<Item = &Batch> {
+        let pieces = self.read_ahead(self.batches.iter().map(|b| (b.start, b.len)));
+        self.batches.iter().zip(pieces).map(|(batch, _)| batch)
+    }
+
     /// The past of a piece of the device: `buf` gets what it shall hold.
     pub(super) fn read_past(&self, start: u64, buf: &mut [u8]) -> Result<()> {
         if !self.past.covers(start, buf.len() as u64) {
@@ -341,23 +357,22 @@ impl Member {
         let mut batches: Vec<Batch> = Vec::new();
         let (mut now, mut then) = (vec![0; BATCH as usize], vec![0; BATCH as usize]);
         let mut looked_at = 0;
-        for (start, end) in self.spans() {
-            let mut at = start;
-            while at < end {
-                stop.check()?;
-                let len = (end - at).min(BATCH);
-                let (now, then) = (&mut now[..len as usize], &mut then[..len as usize]);
-                self.read_device(at, now)?;
-                then.copy_from_slice(now);
-                self.past.overlay(at, then)?;
-                let chunks = now.chunks(unit).zip(then.chunks(unit));
-                for (i, (_, then)) in chunks.enumerate().filter(|(_, (a, b))| a != b) {
-                    push(&mut batches, at + (i * unit) as u64, then);
-                }
-                progress.advance(len);
-                looked_at += len;
-                at += len;
+        let spans = self.spans();
+        let pieces = spans.iter().flat_map(|&(start, end)| {
+            (start..end).step_by(BATCH as usize).map(move |at| (at, (end - at).min(BATCH)))
+        });
+        for (at, len) in self.read_ahead(pieces) {
+            stop.check()?;
+            let (now, then) = (&mut now[..len as usize], &mut then[..len as usize]);
+            self.read_device(at, now)?;
+            then.copy_from_slice(now);
+            self.past.overlay(at, then)?;
+            let chunks = now.chunks(unit).zip(then.chunks(unit));
+            for (i, (_, then)) in chunks.enumerate().filter(|(_, (a, b))| a != b) {
+                push(&mut batches, at + (i * unit) as u64, then);
             }
+            progress.advance(len);
+            looked_at += len;
         }
         self.set_batches(batches, plan, looked_at);
         Ok(())

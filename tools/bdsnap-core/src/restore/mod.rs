@@ -26,6 +26,7 @@
 //! the devices until then nobody knows, so that is a gap. Without undo
 //! sessions there is always one.
 
+mod ahead;
 mod apply;
 mod checks;
 mod choose;

@@ -229,9 +229,10 @@ fn compare(
     let mut batches = Vec::new();
     let mut looked_at = 0;
     let mut bufs = [(); 3].map(|()| vec![0; BATCH as usize]);
-    for run in runs {
+    let pieces = runs.iter().map(|run| (run.sector * bdsnap_abi::SECTOR, u64::from(run.bytes)));
+    for (run, (at, len)) in runs.iter().zip(member.read_ahead(pieces)) {
         stop.check()?;
-        let (at, len) = (run.sector * bdsnap_abi::SECTOR, run.bytes as usize);
+        let len = len as usize;
         let [now, old, new] = bufs.each_mut().map(|b| &mut b[..len]);
         member.read_device(at, now)?;
         if run.flags & bdsnap_abi::format::REC_ZERO != 0 {
