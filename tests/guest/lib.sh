@@ -44,8 +44,9 @@ modprobe -a loop dm-mod
 # load [PARAMETER=VALUE...]: password and module
 load() {
 	[ -e /etc/bdsnap/secret ] || bdsnap passwd --password-file "$password" || die "bdsnap passwd"
-	# The debug kernel takes its time, and a write held too long is no news there.
-	[[ $(uname -r) != *-debug ]] || set -- hold_timeout_ms=120000 "$@"
+	# On a busy machine a write held too long is no news, least of all with the debug kernel. What is about the
+	# deadline says its own.
+	if [[ $(uname -r) = *-debug ]]; then set -- hold_timeout_ms=120000 "$@"; else set -- hold_timeout_ms=60000 "$@"; fi
 	modprobe bdsnap "$@" || die "modprobe bdsnap $*"
 }
 activate() { bdsnap activate "$@" --password-file "$password"; }
