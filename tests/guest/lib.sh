@@ -45,8 +45,10 @@ modprobe -a loop dm-mod
 load() {
 	[ -e /etc/bdsnap/secret ] || bdsnap passwd --password-file "$password" || die "bdsnap passwd"
 	# On a busy machine a write held too long is no news, least of all with the debug kernel. What is about the
-	# deadline says its own.
-	if [[ $(uname -r) = *-debug ]]; then set -- hold_timeout_ms=120000 "$@"; else set -- hold_timeout_ms=60000 "$@"; fi
+	# deadline says its own (the kernel takes a parameter once only).
+	local limit=60000
+	[[ $(uname -r) != *-debug ]] || limit=120000
+	[[ " $*" = *" hold_timeout_ms="* ]] || set -- hold_timeout_ms=$limit "$@"
 	modprobe bdsnap "$@" || die "modprobe bdsnap $*"
 }
 activate() { bdsnap activate "$@" --password-file "$password"; }
