@@ -983,7 +983,10 @@ int bdsnap_read(struct file *file, void *buf, size_t len, u64 at)
 	return done;
 }
 
-/* In a task whose allocations start no I/O; in pieces, lest it wait for a large one. */
+/*
+ * In a task whose allocations start no I/O; in pieces, lest it wait for a large
+ * one. Without pages: zeros.
+ */
 int bdsnap_write_pages(struct file *file, struct page **pages, size_t bytes, u64 at)
 {
 	unsigned int n = DIV_ROUND_UP(bytes, PAGE_SIZE), i;
@@ -995,7 +998,7 @@ int bdsnap_write_pages(struct file *file, struct page **pages, size_t bytes, u64
 	if (!vec)
 		return -ENOMEM;
 	for (i = 0; i < n; i++)
-		bvec_set_page(&vec[i], pages[i],
+		bvec_set_page(&vec[i], pages ? pages[i] : ZERO_PAGE(0),
 			      min_t(size_t, PAGE_SIZE, bytes - i * PAGE_SIZE), 0);
 	iov_iter_bvec(&iter, ITER_SOURCE, vec, n, bytes);
 	ret = 0;
@@ -1030,6 +1033,41 @@ int bdsnap_fsync_both(struct file *a, struct file *b)
 	ret = vfs_fsync(a, true);
 	ret_b = vfs_fsync(b, true);
 	return ret ? ret : ret_b;
+}
+
+/*
+ * Whether that is so: ext4, but not if it writes file data into its journal, of
+ * which it says that there is no direct I/O then. What xfs does with a file on a
+ * zoned device cannot be told from here, so it is not asked.
+ */
+bool bdsnap_one_flush(struct file *file)
+{
+	struct kstat stat;
+
+	return file_inode(file)->i_sb->s_magic == EXT4_SUPER_MAGIC &&
+	       !vfs_getattr(&file->f_path, &stat, STATX_DIOALIGN, AT_STATX_SYNC_AS_STAT) &&
+	       (stat.result_mask & STATX_DIOALIGN) && stat.dio_offset_align;
+}
+
+/*
+ * The same, when nothing but content changed, on a file system that then writes
+ * to the same places of one disk and no journal (bdsnap_one_flush() tells): once
+ * both contents have come to the disk a single flush of its cache is enough,
+ * which vfs_fsync() does.
+ */
+int bdsnap_fsync_in_place(struct file *a, struct file *b)
+{
+	int ret, ret_b;
+
+	filemap_fdatawrite(a->f_mapping);
+	ret_b = file_write_and_wait_range(b, 0, LLONG_MAX);
+	ret = vfs_fsync(a, true);
+	return ret ? ret : ret_b;
+}
+
+int bdsnap_truncate(struct file *file, u64 len)
+{
+	return vfs_truncate(&file->f_path, len);
 }
 
 /* At once: a kernel thread's fput() would only be done later. */

@@ -135,6 +135,9 @@ int bdsnap_read(struct file *file, void *buf, size_t len, u64 at);
 int bdsnap_write_pages(struct file *file, struct page **pages, size_t bytes, u64 at);
 int bdsnap_fsync(struct file *file, bool data_only);
 int bdsnap_fsync_both(struct file *a, struct file *b);
+bool bdsnap_one_flush(struct file *file);
+int bdsnap_fsync_in_place(struct file *a, struct file *b);
+int bdsnap_truncate(struct file *file, u64 len);
 void bdsnap_close(struct file *file);
 
 /* Notifications and the watch. */

@@ -8,6 +8,7 @@ use crate::params::SABOTAGE_DROP_RECORD;
 use crate::pure::format::*;
 use crate::pure::meta;
 use crate::pure::name::{chain_key, session_dir, ShortString};
+use crate::pure::prefill::Prefill;
 use crate::session::{errno_of, Beginning, Pending, Session, Slice};
 use crate::stack;
 use crate::sys::{self, Dir, File, Gather};
@@ -22,6 +23,13 @@ pub(crate) const BATCH: usize = 1024;
 
 /// With less than this above the least free space nothing is read ahead, in bytes.
 const AHEAD_ROOM: u64 = 64 << 20;
+
+/// File systems that write to the same places what was written there before, on
+/// one disk: for a strict session on them its files are filled with zeros first.
+const IN_PLACE: [u64; 2] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+];
 
 /// A batch of so many bytes is written past the page cache.
 const DIRECT_MIN: u64 = 1 << 20;
@@ -44,6 +52,56 @@ const NO_STRICT: [u64; 9] = [
 
 /// Keeps the store's marker for whoever raises `chain_seq`.
 pub(crate) struct MarkerLock;
+
+/// How far the two files of a session are made, see [`crate::pure::prefill`].
+struct Places {
+    dat: Prefill,
+    map: Prefill,
+    /// A change of both in place needs one flush only.
+    one_flush: bool,
+}
+
+impl Places {
+    /// Whether writes that end there only change what is there.
+    fn hold(&self, (dat, map): (u64, u64)) -> bool {
+        self.dat.holds(dat) && self.map.holds(map)
+    }
+
+    /// Makes what was written in place durable.
+    fn sync(&self, dat: &File, map: &File) -> Result {
+        if self.one_flush {
+            dat.fsync_in_place(map)
+        } else {
+            dat.fsync_both(map)
+        }
+    }
+
+    /// Makes both files durable up to `ends`, and with `batch` (bytes of data) as much of zeros behind
+    /// them as is good for such batches. False: zeros were refused.
+    fn grow(
+        &mut self,
+        dat: &File,
+        map: &File,
+        ends: (u64, u64),
+        batch: Option<u64>,
+    ) -> Result<bool> {
+        let mut taken = true;
+        let mut fill = |file: &File, place: &mut Prefill, end| {
+            let zeros = batch.map_or(0, |bytes| place.zeros(bytes, end));
+            if zeros == 0 {
+                return end;
+            }
+            // A quota, say. What has to be written may still fit.
+            taken &= file.write_zeros(zeros, end).is_ok();
+            end + if taken { zeros } else { 0 }
+        };
+        let ends = (fill(dat, &mut self.dat, ends.0), fill(map, &mut self.map, ends.1));
+        dat.fsync_both(map)?;
+        self.dat.grown(ends.0);
+        self.map.grown(ends.1);
+        Ok(taken)
+    }
+}
 
 /// Why a session is broken.
 pub(crate) struct Why {
@@ -87,6 +145,9 @@ pub(crate) struct Files {
     records: u64,
     map_records: u64,
     dat_bytes: u64,
+    /// Where batches of a strict session find their place made, if the store's file
+    /// system is one of [`IN_PLACE`] and did not refuse zeros.
+    places: Option<Places>,
     uncommitted: bool,
     generation: u64,
     warned_low: bool,
@@ -129,6 +190,7 @@ impl Files {
             records: 0,
             map_records: 0,
             dat_bytes: 0,
+            places: None,
             uncommitted: false,
             generation: 0,
             warned_low: false,
@@ -235,6 +297,13 @@ impl Files {
         };
         self.generation = status.generation;
         self.header = Some(header);
+        if session.durability == Durability::Strict && IN_PLACE.contains(&store.info().magic) {
+            self.places = Some(Places {
+                dat: Prefill::new(0),
+                map: Prefill::new(RECORDS_OFFSET),
+                one_flush: dat.one_flush_is_enough(),
+            });
+        }
         self.direct = dir.open_direct(c"blocks.dat").ok();
         self.map = Some(map);
         self.dat = Some(dat);
@@ -257,7 +326,7 @@ impl Files {
     /// them durable. On an error the session has to be broken: what the files
     /// hold beyond their known lengths does not count.
     pub(crate) fn write_batch(&mut self, session: &Session) -> Result {
-        self.check_space(session)?;
+        let room = self.check_space(session)?;
         if self.dir.is_none() {
             self.make_dir(session)?;
         }
@@ -317,10 +386,21 @@ impl Files {
             chunks += slice.run.end - slice.run.start;
         }
         put(&mut self.gather, dat, direct, written)?;
-        map.write(&self.buf, RECORDS_OFFSET + self.map_records * RECORD_LEN as u64)?;
+        let map_at = RECORDS_OFFSET + self.map_records * RECORD_LEN as u64;
+        map.write(&self.buf, map_at)?;
         if strict {
             // In any order: a record's checksum tells whether its data came.
-            dat.fsync_both(map)?;
+            let ends = (at, map_at + self.buf.len() as u64);
+            let zeros = if room { Some(at - self.dat_bytes) } else { None };
+            match &mut self.places {
+                None => dat.fsync_both(map)?,
+                Some(places) if places.hold(ends) => places.sync(dat, map)?,
+                Some(places) => {
+                    if !places.grow(dat, map, ends, zeros)? {
+                        self.places = None;
+                    }
+                }
+            }
         }
         session.saved_bytes.fetch_add(at - self.dat_bytes, Ordering::Relaxed);
         session.saved_chunks.fetch_add(chunks, Ordering::Relaxed);
@@ -338,13 +418,15 @@ impl Files {
         self.batch.iter().map(|&slice| u64::from(unsafe { (*slice).bytes })).sum()
     }
 
-    /// ENOSPC if this batch would leave less than the least free space.
-    fn check_space(&mut self, session: &Session) -> Result {
+    /// ENOSPC if this batch would leave less than the least free space. Returns
+    /// whether there is more than is needed.
+    fn check_space(&mut self, session: &Session) -> Result<bool> {
         let (total, free) = self.store.as_ref().ok_or(ENOENT)?.space()?;
         let batch = self.batch_bytes() + (self.batch.len() * RECORD_LEN) as u64;
         let free = free.saturating_sub(batch);
         let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
-        if free < min.saturating_mul(2).max(min.saturating_add(AHEAD_ROOM)) {
+        let room = free >= min.saturating_mul(2).max(min.saturating_add(AHEAD_ROOM));
+        if !room {
             session.store_low.store(true, Ordering::Relaxed);
         }
         // Also when a large batch breaks the session at once: the warning is what people look for.
@@ -360,7 +442,7 @@ impl Files {
         if free < min {
             return Err(ENOSPC);
         }
-        Ok(())
+        Ok(room)
     }
 
     fn status(&self, session: &Session, state: State, why: &Why) -> Status {
@@ -417,7 +499,12 @@ impl Files {
             return Ok(());
         }
         if let (Some(map), Some(dat)) = (&self.map, &self.dat) {
+            // What is beyond are zeros, or of no use.
+            let cut = dat
+                .truncate(self.dat_bytes)
+                .and(map.truncate(RECORDS_OFFSET + self.map_records * RECORD_LEN as u64));
             if state != State::Broken {
+                cut?;
                 dat.fsync(true)?;
                 map.fsync(true)?;
             }

@@ -190,6 +190,12 @@ mod c {
         ) -> c_int;
         pub(super) fn bdsnap_fsync(file: *mut bindings::file, data_only: bool) -> c_int;
         pub(super) fn bdsnap_fsync_both(a: *mut bindings::file, b: *mut bindings::file) -> c_int;
+        pub(super) fn bdsnap_one_flush(file: *mut bindings::file) -> bool;
+        pub(super) fn bdsnap_fsync_in_place(
+            a: *mut bindings::file,
+            b: *mut bindings::file,
+        ) -> c_int;
+        pub(super) fn bdsnap_truncate(file: *mut bindings::file, len: u64) -> c_int;
         pub(super) fn bdsnap_close(file: *mut bindings::file);
         pub(super) fn bdsnap_notifiers_register() -> c_int;
         pub(super) fn bdsnap_notifiers_unregister();
@@ -1164,6 +1170,32 @@ impl File {
     pub(crate) fn fsync_both(&self, other: &Self) -> Result {
         // SAFETY: See `write`.
         check(unsafe { c::bdsnap_fsync_both(self.file.as_ptr(), other.file.as_ptr()) })
+    }
+
+    /// Whether [`Self::fsync_in_place`] may be used for files beside this one.
+    pub(crate) fn one_flush_is_enough(&self) -> bool {
+        // SAFETY: See `write`.
+        unsafe { c::bdsnap_one_flush(self.file.as_ptr()) }
+    }
+
+    /// The same, if all that changed since the last time is content in places that
+    /// both had, and [`Self::one_flush_is_enough`].
+    pub(crate) fn fsync_in_place(&self, other: &Self) -> Result {
+        // SAFETY: See `write`.
+        check(unsafe { c::bdsnap_fsync_in_place(self.file.as_ptr(), other.file.as_ptr()) })
+    }
+
+    /// Writes `bytes` zeros at `at`.
+    pub(crate) fn write_zeros(&self, bytes: u64, at: u64) -> Result {
+        let bytes = usize::try_from(bytes)?;
+        // SAFETY: See `write`; no pages stand for zeros.
+        check(unsafe { c::bdsnap_write_pages(self.file.as_ptr(), ptr::null(), bytes, at) })
+    }
+
+    /// Cuts it to `len` bytes.
+    pub(crate) fn truncate(&self, len: u64) -> Result {
+        // SAFETY: See `write`.
+        check(unsafe { c::bdsnap_truncate(self.file.as_ptr(), len) })
     }
 
     /// Reads at `at`; fewer bytes than asked only at the end.

@@ -20,6 +20,7 @@
 //! | [`queue`] | what becomes of held bios, and in which order |
 //! | [`saved_set`] | which chunks' pre-images are safe |
 //! | [`budget`] | who may have more memory |
+//! | [`prefill`] | how far the store's files are filled with zeros before their content comes |
 //! | [`ahead`] | what a sequential writer will reach soon |
 //! | [`deadline`] | how long the oldest held bio has waited |
 //! | [`guard`] | how wrong passwords are slowed down |
@@ -35,6 +36,7 @@ pub mod meta;
 pub mod name;
 pub mod pending;
 pub mod plan;
+pub mod prefill;
 pub mod queue;
 pub mod saved_set;
 pub mod secret;
