@@ -5,6 +5,7 @@
 use crate::core_state::core;
 use crate::live::{Kind, Token};
 use crate::pure::format::Durability;
+use crate::pure::prefill;
 use crate::pure::queue::Next;
 use crate::session::{error_of, Pending, Session};
 use crate::store::{Files, Why, BATCH};
@@ -92,10 +93,15 @@ fn first_sector(this: &Session, files: &Files) -> Option<u64> {
 /// Puts the addresses of the oldest slices whose reads have ended well into
 /// the batch. They stay in the ring.
 fn collect(this: &Session, files: &mut Files) -> Next {
+    // Only in strict does a batch cost more than its bytes.
+    let few = match this.durability {
+        Durability::Strict => prefill::MAX_BATCH / u64::from(this.geo.chunk_bytes()),
+        Durability::Async => 0,
+    };
     let mut bytes = 0;
     let batch = &mut files.batch;
     batch.clear();
-    this.queue.lock().collect(|slice| {
+    this.queue.lock().collect(few, |slice| {
         bytes += u64::from(slice.bytes);
         // Its capacity is BATCH: this does not allocate.
         (batch.is_empty() || bytes <= BATCH_BYTES) && batch.push_within_capacity(&**slice).is_ok()

@@ -123,7 +123,8 @@ const FEW: usize = 4;
 ///
 /// * The places from `head`, `len` of them, cyclically, are `Some`, the others
 ///   `None`; `index` has the runs of all of them. `buffered <= len`: so many from
-///   `head` are known to be in memory.
+///   `head` are known to be in memory. `awaited <= len`: so many are to be read before the
+///   next small batch.
 /// * `released <= held`.
 /// * The bios in the waiters are older than `current`, that one than those in `again`, and
 ///   those than `incoming`.
@@ -141,6 +142,7 @@ pub struct Queue<S, B: Bios, P, I> {
     pub(super) head: usize,
     pub(super) len: usize,
     pub(super) buffered: usize,
+    pub(super) awaited: usize,
     pub(super) ready: B,
     pub(super) held: u64,
     pub(super) released: u64,
@@ -173,6 +175,7 @@ where
             head: 0,
             len: 0,
             buffered: 0,
+            awaited: 0,
             ready: B::none(),
             held: 0,
             released: 0,
@@ -302,8 +305,10 @@ where
     // ---- The writer ----
 
     /// Shows `take` the oldest slices that are in memory, one after the other,
-    /// until it says no. They stay in the ring until they are retired.
-    pub fn collect(&mut self, mut take: impl FnMut(&S) -> bool) -> Next {
+    /// until it says no. They stay in the ring until they are retired. A batch of fewer than
+    /// `few` chunks waits for the reads that are under way for others: it would cost as
+    /// much, and theirs would come after it. It does not wait for any that start later.
+    pub fn collect(&mut self, few: u64, mut take: impl FnMut(&S) -> bool) -> Next {
         // Its bios go, and a read that ended since may have seen what they wrote.
         if self.broken {
             return Next::Nothing;
@@ -312,12 +317,13 @@ where
             return Next::Failed(failure);
         }
         let mut wanted = self.holding() != 0;
+        let mut chunks = 0;
         for i in 0..self.len {
             let Some(p) = &self.places[(self.head + i) % self.places.len()] else { break };
             wanted |= p.wanted;
             let next = if i == 0 { Next::Nothing } else { Next::Batch };
             match p.slice.read() {
-                Read::Done if take(&p.slice) => {}
+                Read::Done if take(&p.slice) => chunks += p.slice.run().end - p.slice.run().start,
                 // Where the bio in the reader's hand belongs can't be said.
                 Read::Failed(_) if i == 0 && p.ahead && self.in_hand => return Next::Nothing,
                 Read::Failed(_) if i == 0 && p.ahead => return Next::Ahead,
@@ -325,6 +331,7 @@ where
                 // Nobody needs them yet, and so few are hardly worth a sync. Its read's end
                 // starts the writer again.
                 Read::UnderWay if !wanted && i < FEW => return Next::Nothing,
+                Read::UnderWay if i != 0 && chunks < few && self.awaits(i) => return Next::Nothing,
                 // What is before it can still be saved.
                 _ => return next,
             }
@@ -334,6 +341,16 @@ where
         } else {
             Next::Batch
         }
+    }
+
+    /// Whether the slice that is the `i`th from the oldest is to be read before a small batch.
+    fn awaits(&mut self, i: usize) -> bool {
+        if self.awaited == 0 {
+            let at = |i: usize| (self.head + i) % self.places.len();
+            let wanted = |&i: &usize| self.places[at(i)].as_ref().is_some_and(|p| p.wanted);
+            self.awaited = (i..self.len).rev().find(wanted).map_or(0, |last| last + 1);
+        }
+        i < self.awaited
     }
 
     /// Takes the oldest slice out, unless its read is under way; those that
@@ -346,6 +363,7 @@ where
         self.head = (at + 1) % self.places.len();
         self.len -= 1;
         self.buffered = self.buffered.saturating_sub(1);
+        self.awaited = self.awaited.saturating_sub(1);
         self.ready.append(&mut p.waiters);
         Some(p)
     }
