@@ -12,4 +12,5 @@ disk vda 96M
 head -c 96M /dev/urandom >"$dir/vda"
 guest "no complaint, nothing left behind" --timeout 1000 --disk "$dir/vda" -- restore-speed.sh
 equal "the device is as before" "$share/before" "$share/after"
+equal "so is the one whose pieces were in no order" "$share/slow-before" "$share/slow-after"
 exit $failed

@@ -4,6 +4,8 @@
 # How fast a restore writes /dev/vda, compared with dd of the same bytes to the same device. Best of three each.
 
 . "$(dirname "$0")/lib.sh"
+# shellcheck source=../bench/lib.sh
+. "$(dirname "$0")/../bench/lib.sh"
 
 # milliseconds COMMAND...: how long it takes, in milliseconds
 milliseconds() {
@@ -42,4 +44,23 @@ ratio=$((fastest_dd * 1000 / fastest_restore))
 echo "# $((bytes >> 20)) MiB: dd $fastest_dd ms, the restore's write phase $fastest_restore ms: $ratio thousandths of its speed" >&3
 atleast "the write phase has 0.9 of dd's speed" 900 $ratio
 copy /dev/vda after
+
+# ---- Pieces in no order: a disk's latency is not waited for again and again ----
+
+nullb slow 32
+writes=512
+copy /dev/slow slow-before
+activate /dev/slow
+for ((i = 0; i < writes; i++)); do echo "$i" | dd of=/dev/slow bs=4k seek=$((i * 16)) conv=notrunc,sync status=none; done
+bdsnap settle --raw
+session=$(column name /dev/slow)
+deactivate /dev/slow
+bdsnap-restore /dev/slow "$session" --yes --no-undo --accept-gap --json-lines >"$work/lines" || not_ok "restore"
+# One after the other each phase would take four milliseconds a piece, however fast the processor is.
+for phase in compare check; do
+	took=$(grep '"phase":"'$phase'"' "$work/lines" | tail -n 1 | sed 's/.*"seconds":\([0-9]*\)\.\([0-9]\{3\}\).*/\1\2/')
+	echo "# $writes pieces, $phase: $((10#$took)) ms" >&3
+	atmost "$phase: many reads at a time" $((writes * 4 * 3 / 4)) $((10#$took))
+done
+copy /dev/slow slow-after
 complete
