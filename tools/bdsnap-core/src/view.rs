@@ -544,13 +544,26 @@ impl Part {
         let map = fsutil::open_regular(&path).on("open", &path)?;
         let mut new = Vec::new();
         let mut bytes = vec![0; 4096 * RECORD_LEN];
-        loop {
+        let mut tries = 0;
+        'all: loop {
             let at = RECORDS_OFFSET + self.records * RECORD_LEN as u64;
             let n = fsutil::read_up_to(&map, &mut bytes, at).on("read", &path)?;
             let whole = n / RECORD_LEN;
             for record in bytes[..whole * RECORD_LEN].chunks_exact(RECORD_LEN) {
-                let record = Record::decode(record, &self.session.header.session_id)
-                    .map_err(|e| self.damage(&format!("{MAP_NAME}: {e}")))?;
+                // Zeros into which the next batches come.
+                if fsutil::is_zero(record) {
+                    break 'all;
+                }
+                let record = match Record::decode(record, &self.session.header.session_id) {
+                    Ok(record) => record,
+                    // It may just be being written.
+                    Err(_) if tries < 20 => {
+                        tries += 1;
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                        continue 'all;
+                    }
+                    Err(e) => return Err(self.damage(&format!("{MAP_NAME}: {e}"))),
+                };
                 if !record.is_commit() {
                     record
                         .check(&self.session.header)
