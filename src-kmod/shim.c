@@ -1036,7 +1036,7 @@ int bdsnap_fsync_both(struct file *a, struct file *b)
 }
 
 /*
- * Whether that is so: ext4, but not if it writes file data into its journal, of
+ * Whether bdsnap_fsync_in_place() may be used: on ext4, but not if it writes file data into its journal, of
  * which it says that there is no direct I/O then. What xfs does with a file on a
  * zoned device cannot be told from here, so it is not asked.
  */
@@ -1050,8 +1050,8 @@ bool bdsnap_one_flush(struct file *file)
 }
 
 /*
- * The same, when nothing but content changed, on a file system that then writes
- * to the same places of one disk and no journal (bdsnap_one_flush() tells): once
+ * Like bdsnap_fsync_both(), when nothing but content changed, on a file system that
+ * then writes to the same places of one disk and no journal: once
  * both contents have come to the disk a single flush of its cache is enough,
  * which vfs_fsync() does.
  */

@@ -386,12 +386,12 @@ impl Files {
             chunks += slice.run.end - slice.run.start;
         }
         put(&mut self.gather, dat, direct, written)?;
-        let map_at = RECORDS_OFFSET + self.map_records * RECORD_LEN as u64;
+        let map_at = self.map_bytes();
         map.write(&self.buf, map_at)?;
         if strict {
             // In any order: a record's checksum tells whether its data came.
             let ends = (at, map_at + self.buf.len() as u64);
-            let zeros = if room { Some(at - self.dat_bytes) } else { None };
+            let zeros = room.then_some(at - self.dat_bytes);
             match &mut self.places {
                 None => dat.fsync_both(map)?,
                 Some(places) if places.hold(ends) => places.sync(dat, map)?,
@@ -410,6 +410,11 @@ impl Files {
         self.dat_bytes = at;
         self.uncommitted = true;
         Ok(())
+    }
+
+    /// Bytes of `blocks.map` that count.
+    fn map_bytes(&self) -> u64 {
+        RECORDS_OFFSET + self.map_records * RECORD_LEN as u64
     }
 
     /// Bytes of data in the batch.
@@ -500,9 +505,7 @@ impl Files {
         }
         if let (Some(map), Some(dat)) = (&self.map, &self.dat) {
             // What is beyond are zeros, or of no use.
-            let cut = dat
-                .truncate(self.dat_bytes)
-                .and(map.truncate(RECORDS_OFFSET + self.map_records * RECORD_LEN as u64));
+            let cut = dat.truncate(self.dat_bytes).and(map.truncate(self.map_bytes()));
             if state != State::Broken {
                 cut?;
                 dat.fsync(true)?;
