@@ -380,6 +380,21 @@ u32 bdsnap_crc_pages(struct page **pages, size_t bytes)
 	return ~crc;
 }
 
+bool bdsnap_zero_pages(struct page **pages, size_t bytes)
+{
+	size_t at;
+
+	for (at = 0; at < bytes; at += PAGE_SIZE) {
+		void *p = kmap_local_page(pages[at >> PAGE_SHIFT]);
+		bool zero = !memchr_inv(p, 0, min_t(size_t, PAGE_SIZE, bytes - at));
+
+		kunmap_local(p);
+		if (!zero)
+			return false;
+	}
+	return true;
+}
+
 void bdsnap_sha256(const u8 *data, size_t len, u8 out[32])
 {
 	sha256(data, len, out);

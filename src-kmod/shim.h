@@ -59,6 +59,8 @@ void bdsnap_sleep(unsigned int ms);
 int bdsnap_sleep_killable(unsigned int ms);
 void bdsnap_boot_id(u8 out[16]);
 u32 bdsnap_crc_pages(struct page **pages, size_t bytes);
+/* Whether the first @bytes bytes of @pages are all zeros. */
+bool bdsnap_zero_pages(struct page **pages, size_t bytes);
 void bdsnap_log_wrong_password(u64 penalty_ms);
 int bdsnap_pbkdf2_block(const u8 *pw, size_t pw_len, const u8 *salt,
 			size_t salt_len, u32 rounds, u8 out[32]);

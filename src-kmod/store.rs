@@ -347,22 +347,23 @@ impl Files {
             push_record(&mut self.buf, &commit, &session.id)?;
             new_map += 1;
         }
-        let (mut at, mut chunks) = (self.dat_bytes, 0);
+        let (mut at, mut chunks, mut bytes_saved) = (self.dat_bytes, 0, 0);
         let mut new_records = 0;
         let mut written = at;
         // An earlier batch may have failed half-way.
         self.gather.clear();
-        for &slice in self.batch.iter() {
+        for (i, &slice) in self.batch.iter().enumerate() {
             // SAFETY: In the ring, which only this writer takes from; its
             // read has ended, so nobody changes it.
             let slice = unsafe { &*slice };
             let bytes = slice.bytes as usize;
             let drop_it = core().params.sabotage & SABOTAGE_DROP_RECORD != 0
-                && self.records + new_records == 0
                 && self.map_records == 0
-                && at == 0;
+                && i == 0;
+            // They have no place in blocks.dat, so that space which was never used costs none.
+            let zero = sys::zero_pages(&slice.pages, bytes);
             // SAFETY: As above; all is written before this batch is retired.
-            if !unsafe { self.gather.add(&slice.pages, bytes) } {
+            if !zero && !unsafe { self.gather.add(&slice.pages, bytes) } {
                 put(&mut self.gather, dat, direct, written)?;
                 written = at;
                 // SAFETY: As above.
@@ -373,7 +374,7 @@ impl Files {
             let record = Record {
                 sector: session.geo.device_sectors_of(&slice.run).start,
                 bytes: slice.bytes,
-                flags: 0,
+                flags: if zero { REC_ZERO } else { 0 },
                 offset: at,
                 data_crc: sys::crc_pages(&slice.pages, bytes),
             };
@@ -382,7 +383,8 @@ impl Files {
                 new_map += 1;
                 new_records += 1;
             }
-            at += u64::from(slice.bytes);
+            at += record.stored_bytes();
+            bytes_saved += u64::from(slice.bytes);
             chunks += slice.run.end - slice.run.start;
         }
         put(&mut self.gather, dat, direct, written)?;
@@ -402,9 +404,9 @@ impl Files {
                 }
             }
         }
-        session.saved_bytes.fetch_add(at - self.dat_bytes, Ordering::Relaxed);
+        session.saved_bytes.fetch_add(bytes_saved, Ordering::Relaxed);
         session.saved_chunks.fetch_add(chunks, Ordering::Relaxed);
-        core().saved_bytes.fetch_add(at - self.dat_bytes, Ordering::Relaxed);
+        core().saved_bytes.fetch_add(bytes_saved, Ordering::Relaxed);
         self.map_records += new_map;
         self.records += new_records;
         self.dat_bytes = at;

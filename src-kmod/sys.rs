@@ -84,6 +84,7 @@ mod c {
         pub(super) fn bdsnap_sleep_killable(ms: c_uint) -> c_int;
         pub(super) fn bdsnap_boot_id(out: *mut u8);
         pub(super) fn bdsnap_crc_pages(pages: *const *mut bindings::page, bytes: usize) -> u32;
+        pub(super) fn bdsnap_zero_pages(pages: *const *mut bindings::page, bytes: usize) -> bool;
         pub(super) fn bdsnap_pbkdf2_block(
             pw: *const u8,
             pw_len: usize,
@@ -546,6 +547,12 @@ impl Gather {
 pub(crate) fn crc_pages(pages: &[Page], bytes: usize) -> u32 {
     // SAFETY: `Page` is transparent over the pointer; length checked above.
     unsafe { c::bdsnap_crc_pages(raw_pages(pages, bytes), bytes) }
+}
+
+/// Whether the first `bytes` bytes of `pages` are all zeros.
+pub(crate) fn zero_pages(pages: &[Page], bytes: usize) -> bool {
+    // SAFETY: `Page` is transparent over the pointer; length checked by `raw_pages`.
+    unsafe { c::bdsnap_zero_pages(raw_pages(pages, bytes), bytes) }
 }
 
 /// Copies from the pages' beginning.

@@ -97,6 +97,11 @@ impl Busy {
     fn write_one(&self) {
         let mut w = self.state.lock().unwrap();
         let Some(chunk) = w.todo.pop() else { return };
+        self.write(&mut w, chunk, || ());
+    }
+
+    /// `half` is called when a half of the record is there.
+    fn write(&self, w: &mut Work, chunk: usize, half: impl FnOnce()) {
         let start = chunk * 4096;
         let mut old = vec![0; 4096.min(BYTES - start)];
         self.image.read_exact_at(&mut old, start as u64).unwrap();
@@ -112,7 +117,12 @@ impl Busy {
         let mut bytes = [0; RECORD_LEN];
         record.encode(&self.session_id, &mut bytes);
         let map = OpenOptions::new().write(true).open(self.dir.join("blocks.map")).unwrap();
-        map.write_all_at(&bytes, RECORDS_OFFSET + w.records * RECORD_LEN as u64).unwrap();
+        let at = RECORDS_OFFSET + w.records * RECORD_LEN as u64;
+        // Zeros come first, as in the module's sessions.
+        map.set_len(at + 4096).unwrap();
+        map.write_all_at(&bytes[..16], at).unwrap();
+        half();
+        map.write_all_at(&bytes[16..], at + 16).unwrap();
         w.records += 1;
         w.dat += old.len() as u64;
         // Only now.
@@ -220,6 +230,44 @@ proptest! {
         busy.broken.store(false, Ordering::Relaxed);
         prop_assert_eq!(a.read(0, &mut buf).unwrap_err().kind, Kind::Refused);
     }
+}
+
+#[test]
+fn a_record_that_is_just_being_written() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), BYTES);
+    let (_, now, busy) = recording(&mut lab, Durability::Strict, Vec::new());
+    let module = || Some(Box::new(Shared(Arc::clone(&busy))) as Module);
+    let mut view = open(&lab, &now, Accept::default(), module()).unwrap();
+    let mut before = vec![0; BYTES];
+    view.read(0, &mut before).unwrap();
+    let (records, dat) = {
+        let w = busy.state.lock().unwrap();
+        (w.records, w.dat)
+    };
+    let mut w = Work { todo: Vec::new(), records, dat };
+    let mut read = |chunk: usize| {
+        let mut buf = [0; 4096];
+        let result = view.read(chunk as u64 * 4096, &mut buf);
+        result.map(|()| assert!(buf[..] == before[chunk * 4096..][..4096], "{chunk}"))
+    };
+    std::thread::scope(|s| {
+        let (told, half) = std::sync::mpsc::channel();
+        let busy = &busy;
+        let w = &mut w;
+        s.spawn(move || {
+            busy.write(w, 3, || {
+                told.send(()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            });
+        });
+        half.recv().unwrap();
+        read(3).unwrap();
+    });
+    read(3).unwrap();
+    // One that nobody completes
+    busy.write(&mut w, 4, || assert_eq!(read(4).unwrap_err().kind, Kind::Verification));
+    read(4).unwrap();
 }
 
 #[test]
