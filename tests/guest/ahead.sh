@@ -34,7 +34,7 @@ stream 10 24
 read -r state more <<<"$(the_end 24)"
 is "$how: a stream" closed "$state"
 atleast "$how: was read ahead of (MiB)" 4 "$more"
-atmost "$how: not further than allowed (MiB)" 16 "$more"
+atmost "$how: no further than half of it (MiB)" 12 "$more"
 atmost "$how: in not too much memory" $((65 * mib)) "$(status module.memory_peak_bytes)"
 
 # What cannot be read lies ahead; nobody needs it.
