@@ -22,6 +22,7 @@
 
 pub mod chain;
 pub mod config;
+mod dats;
 pub mod device;
 pub mod error;
 pub mod files;

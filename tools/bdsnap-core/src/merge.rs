@@ -18,6 +18,7 @@ use bdsnap_abi::format::{
 };
 
 use crate::chain::{self, Break};
+use crate::dats::Dats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
 use crate::notes::{HOLDS_NAME, TAGS_NAME};
@@ -137,7 +138,6 @@ fn status_of(sessions: &[&Session]) -> Option<Status> {
 
 /// A session's runs, by where they are in its data.
 struct Origin {
-    dat: File,
     runs: Vec<Record>,
     /// The run that was read last.
     last: Option<usize>,
@@ -154,14 +154,15 @@ impl Origin {
         let extents = runs.iter().map(|r| Extent::of_run(r, 0)).collect();
         runs.retain(|r| r.flags & REC_ZERO == 0);
         runs.sort_unstable_by_key(|r| r.offset);
-        Ok((Self { dat: session.open_dat()?, runs, last: None, bytes: Vec::new() }, extents))
+        Ok((Self { runs, last: None, bytes: Vec::new() }, extents))
     }
 
-    /// Appends `len` bytes from `offset` on to `out`, with the checksum of
+    /// Appends `len` bytes from `offset` on in `dat` to `out`, with the checksum of
     /// each run that they are from compared.
     fn read(
         &mut self,
         session: &Session,
+        dat: &File,
         mut offset: u64,
         len: u64,
         out: &mut Vec<u8>,
@@ -175,8 +176,7 @@ impl Origin {
             if self.last != Some(i) {
                 self.last = None;
                 self.bytes.resize(run.bytes as usize, 0);
-                self.dat
-                    .read_exact_at(&mut self.bytes, run.offset)
+                dat.read_exact_at(&mut self.bytes, run.offset)
                     .map_err(|e| damage(session, &e.to_string()))?;
                 if crc32c::crc32c(&self.bytes) != run.data_crc {
                     let what = format!(
@@ -217,7 +217,7 @@ pub fn write(
     let header = header_of(sessions).ok_or_else(nothing)?;
     let mut status = status_of(sessions).ok_or_else(nothing)?;
     let first = sessions.first().ok_or_else(nothing)?;
-    let mut origins = Vec::new();
+    let (mut origins, mut dats) = (Vec::new(), Dats::new());
     let mut past = Vec::new();
     for (i, session) in sessions.iter().enumerate() {
         let (origin, mut extents) = Origin::of(session, stop)?;
@@ -256,7 +256,9 @@ pub fn write(
             match extent.source.skip(at) {
                 Source::Zero => bytes.resize(len as usize, 0),
                 Source::Dat { session, offset } => {
-                    origins[session].read(sessions[session], offset, len, &mut bytes)?;
+                    let owner = sessions[session];
+                    let dat = dats.of(session, owner)?;
+                    origins[session].read(owner, dat, offset, len, &mut bytes)?;
                 }
             }
             let zero = fsutil::is_zero(&bytes);

@@ -87,7 +87,7 @@ impl Prepared<'_> {
         let Some(into) = step.into else {
             let op = {
                 let _alone = self.store.lock_alone()?;
-                let _locks = self.check(step, module)?;
+                self.check(step, module)?;
                 trash.remove(members, self.now_ns, until, hook)?
             };
             return self.done(trash, op, hook);
@@ -108,7 +108,7 @@ impl Prepared<'_> {
         };
         let exchanged = built.and_then(|()| {
             let _alone = self.store.lock_alone()?;
-            let _locks = self.check(step, module)?;
+            self.check(step, module)?;
             trash.exchange(&mut op, hook)
         });
         match exchanged {
@@ -139,12 +139,11 @@ impl Prepared<'_> {
         }
     }
 
-    /// Looks again at the sessions of a step, now that nobody else can change
-    /// them, and keeps others from using them.
-    fn check(&self, step: &Step, module: Option<&dyn Control>) -> Result<Vec<std::fs::File>> {
+    /// Looks again at the sessions of a step, now that the store is locked: whoever
+    /// begins to use one needs that lock first, so that it is enough to see that nobody does.
+    fn check(&self, step: &Step, module: Option<&dyn Control>) -> Result<()> {
         let wanted = wanted_by_restores(self.store)?;
         let status = module.map(Control::status).transpose()?;
-        let mut locks = Vec::new();
         for i in step.sessions.iter().chain(&step.into).copied() {
             let then = &self.sorted.sessions[i];
             let name = text::escape(&then.dir);
@@ -172,9 +171,9 @@ impl Prepared<'_> {
                     return Err(Error::refused(format!("session {name} is held now: {hold}")));
                 }
             }
-            locks.push(now.lock_alone()?);
+            drop(now.lock_alone()?);
         }
-        Ok(locks)
+        Ok(())
     }
 }
 

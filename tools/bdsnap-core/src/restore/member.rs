@@ -3,8 +3,6 @@
 //! One device of a restore: its past, and what has to be written.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -16,6 +14,7 @@ use super::ahead::ReadAhead;
 use super::choose::Choice;
 use super::{refused, word, Accept, DevicePlan, Held, Step};
 use crate::chain::Break;
+use crate::dats::Dats;
 use crate::device::{device_error, Opened, Target};
 use crate::error::{Error, Kind, Result};
 use crate::module::{Control, ModuleStatus, Watch};
@@ -139,38 +138,8 @@ impl Held {
 /// The past content of a device, from the sessions' data.
 pub(super) struct Past {
     pub(super) extents: Vec<Extent>,
-    dats: RefCell<Dats>,
-}
-
-/// The sessions' data files. A chain may be longer than a process may have
-/// files open.
-struct Dats {
     sessions: Vec<Session>,
-    /// The last few used, with their sessions' places.
-    open: VecDeque<(usize, File)>,
-}
-
-impl Dats {
-    const MAX_OPEN: usize = 64;
-
-    /// Reads all of `buf` from a session's data.
-    fn read(&mut self, session: usize, buf: &mut [u8], offset: u64) -> Result<()> {
-        let owner = &self.sessions[session];
-        let at = match self.open.iter().position(|(s, _)| *s == session) {
-            Some(at) => at,
-            None => {
-                self.open.truncate(Self::MAX_OPEN - 1);
-                self.open.push_front((session, owner.open_dat()?));
-                0
-            }
-        };
-        self.open[at].1.read_exact_at(buf, offset).map_err(|e| {
-            let name = text::escape(&owner.dir);
-            let mut damage = Error::io(format_args!("session {name} is damaged"), &e);
-            damage.kind = Kind::Verification;
-            damage
-        })
-    }
+    dats: RefCell<Dats>,
 }
 
 impl Past {
@@ -183,7 +152,15 @@ impl Past {
             let part = &mut buf[from..from + e.len as usize];
             match e.source {
                 Source::Zero => part.fill(0),
-                Source::Dat { session, offset } => dats.read(session, part, offset)?,
+                Source::Dat { session, offset } => {
+                    let owner = &self.sessions[session];
+                    dats.of(session, owner)?.read_exact_at(part, offset).map_err(|e| {
+                        let name = text::escape(&owner.dir);
+                        let mut damage = Error::io(format_args!("session {name} is damaged"), &e);
+                        damage.kind = Kind::Verification;
+                        damage
+                    })?;
+                }
             }
         }
         Ok(())
@@ -278,10 +255,7 @@ impl Member {
             target: held.target,
             opened: held.opened,
             guard: held.guard,
-            past: Past {
-                extents: past,
-                dats: RefCell::new(Dats { sessions, open: VecDeque::new() }),
-            },
+            past: Past { extents: past, sessions, dats: RefCell::new(Dats::new()) },
             batches: Vec::new(),
             model,
             gap_now,
@@ -290,8 +264,8 @@ impl Member {
     }
 
     /// The sessions that are taken back, oldest first.
-    pub(super) fn sessions(&self) -> std::cell::Ref<'_, [Session]> {
-        std::cell::Ref::map(self.past.dats.borrow(), |d| &d.sessions[..])
+    pub(super) fn sessions(&self) -> &[Session] {
+        &self.past.sessions
     }
 
     /// Reads the device from byte `start` on.
