@@ -332,8 +332,9 @@ impl Files {
         }
         let (Some(map), Some(dat)) = (&self.map, &self.dat) else { return Err(EBADF) };
         let strict = session.durability == Durability::Strict;
+        let saved = self.batch_bytes();
         // In `async` the page cache takes a burst faster than the device.
-        let direct = self.direct.as_ref().filter(|_| strict && self.batch_bytes() >= DIRECT_MIN);
+        let direct = self.direct.as_ref().filter(|_| strict && saved >= DIRECT_MIN);
         self.buf.clear();
         let mut new_map = 0;
         if strict && self.uncommitted {
@@ -347,7 +348,7 @@ impl Files {
             push_record(&mut self.buf, &commit, &session.id)?;
             new_map += 1;
         }
-        let (mut at, mut chunks, mut bytes_saved) = (self.dat_bytes, 0, 0);
+        let (mut at, mut chunks) = (self.dat_bytes, 0);
         let mut new_records = 0;
         let mut written = at;
         // An earlier batch may have failed half-way.
@@ -384,7 +385,6 @@ impl Files {
                 new_records += 1;
             }
             at += record.stored_bytes();
-            bytes_saved += u64::from(slice.bytes);
             chunks += slice.run.end - slice.run.start;
         }
         put(&mut self.gather, dat, direct, written)?;
@@ -404,9 +404,9 @@ impl Files {
                 }
             }
         }
-        session.saved_bytes.fetch_add(bytes_saved, Ordering::Relaxed);
+        session.saved_bytes.fetch_add(saved, Ordering::Relaxed);
         session.saved_chunks.fetch_add(chunks, Ordering::Relaxed);
-        core().saved_bytes.fetch_add(bytes_saved, Ordering::Relaxed);
+        core().saved_bytes.fetch_add(saved, Ordering::Relaxed);
         self.map_records += new_map;
         self.records += new_records;
         self.dat_bytes = at;

@@ -164,7 +164,6 @@ fn main() -> ExitCode {
         return status;
     }
     let cli = Cli::parse();
-    bdsnap_cli::more_files();
     let json = match &cli.command {
         None => cli.prune.json,
         Some(Command::Explain(e)) => e.json,
