@@ -37,6 +37,7 @@ mod releaser;
 mod session;
 mod stack;
 mod store;
+mod syncer;
 mod sys;
 mod tell;
 mod writer;

@@ -105,7 +105,7 @@ fn send(mut bio: HeldBio, patient: bool, from: Option<&Session>) {
     enum Next {
         Session(Arc<Session>),
         Gate(Arc<Volume>),
-        Mark(Arc<Session>),
+        Mark(Arc<Session>, u64),
     }
     loop {
         let next = {
@@ -115,7 +115,7 @@ fn send(mut bio: HeldBio, patient: bool, from: Option<&Session>) {
                 registry::find_wait(&bio.view(), from, |wait| match wait {
                     Wait::Session(s) => Next::Session(s.clone()),
                     Wait::Gate(v) => Next::Gate(v.clone()),
-                    Wait::Mark(s) => Next::Mark(s.clone()),
+                    Wait::Mark(s, end) => Next::Mark(s.clone(), end),
                 })
             }
         };
@@ -125,7 +125,7 @@ fn send(mut bio: HeldBio, patient: bool, from: Option<&Session>) {
                 Ok(()) => return,
                 Err(back) => bio = back,
             },
-            Some(Next::Mark(session)) => session.pass_mark(),
+            Some(Next::Mark(session, end)) => session.pass_mark(end),
             None => return bio.submit(),
         }
     }
@@ -378,7 +378,8 @@ extern "C" fn bdsnap_on_hibernate() {
     for _ in 0..REBOOT_LOOKS {
         let busy = AtomicBool::new(false);
         core().for_each_session(|s| {
-            busy.fetch_or(!s.marked.load(Ordering::Acquire), Ordering::Relaxed);
+            let syncs = s.syncer.lock().is_busy();
+            busy.fetch_or(syncs || !s.marked.load(Ordering::Acquire), Ordering::Relaxed);
         });
         if !busy.load(Ordering::Relaxed) {
             break;

@@ -5,6 +5,7 @@
 use crate::core_state::core;
 use crate::live::{self, Kind, Token};
 use crate::params::Discard;
+use crate::pure::ahead::Stream;
 use crate::pure::format::Durability;
 use crate::pure::plan::{Chunks, Sectors};
 use crate::session::{Session, Slice, READ, READING};
@@ -35,11 +36,11 @@ impl WorkItem<1> for Session {
                 }
                 // Behind it, so that it need not wait for that.
                 if let Some(chunks) = this.geo.touched(&sectors) {
-                    read_ahead(&this, &chunks);
+                    read_ahead(&this, |stream| stream.write(&chunks));
                 }
             }
-            let Some(at) = this.take_passed() else { return };
-            read_ahead(&this, &Chunks { start: at, end: at + 1 });
+            let Some(end) = this.take_passed() else { return };
+            read_ahead(&this, |stream| stream.pass(end));
         }
     }
 }
@@ -113,15 +114,15 @@ fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
     Ok(())
 }
 
-/// These chunks are being written: if they go on a stream, reads what comes
+/// The stream is told of what is being written: if that goes on with it, reads what comes
 /// next. Whatever goes wrong is no harm.
-fn read_ahead(this: &Arc<Session>, written: &Chunks) {
+fn read_ahead(this: &Arc<Session>, tell: impl FnOnce(&mut Stream)) {
     // Where the store is nearly full, what nobody needs must not fill it.
     if this.ahead.most == 0 || this.store_low.load(Ordering::Relaxed) || this.is_broken() {
         return;
     }
     let mut stream = this.stream.lock();
-    stream.write(written);
+    tell(&mut stream);
     let Some(ahead) = stream.plan(&this.ahead) else { return };
     // Before the reads, lest the writer be faster.
     this.set_mark(ahead.mark);

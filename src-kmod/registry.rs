@@ -418,8 +418,8 @@ pub(crate) enum Wait<'a> {
     Session(&'a Arc<Session>),
     /// That a raw session is started.
     Gate(&'a Arc<Volume>),
-    /// Nothing, but its session's reader wants to know of it.
-    Mark(&'a Arc<Session>),
+    /// Nothing, but its session's reader wants to know of it: up to before which chunk it goes.
+    Mark(&'a Arc<Session>, u64),
 }
 
 /// A session that a volume records with, by the count in its `life.session`.
@@ -496,7 +496,7 @@ pub(crate) unsafe fn find_wait<T>(
             return Some(take(Wait::Session(&session)));
         }
         if session.is_at_mark(&chunks) {
-            return Some(take(Wait::Mark(&session)));
+            return Some(take(Wait::Mark(&session, chunks.end)));
         }
     }
     None

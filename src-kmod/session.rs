@@ -12,7 +12,8 @@
 //!
 //! Three work items, each in a queue of its own: the *reader* submits reads to
 //! the origin, the *writer* writes to the store and never submits to an
-//! origin, the *releaser* submits held bios. A reader waits for its own writer
+//! origin, the *releaser* submits held bios. (A fourth, beside the writer, is
+//! [`crate::syncer`].) A reader waits for its own writer
 //! only, a writer for its store, a releaser for its device: with one queue for
 //! two of them a loop device on a tracked filesystem would lock up.
 //!
@@ -36,6 +37,7 @@ use crate::pure::queue::{self, Failure, Read};
 use crate::pure::saved_set::{slots_for, Leaf, SavedSet, Slot};
 use crate::registry::Volume;
 use crate::store::Files;
+use crate::syncer::{Asked, Syncer};
 use crate::sys::{self, BioList, Disk, Event, HeldBio, ModuleRef, Page};
 use ::core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
@@ -259,8 +261,8 @@ pub(crate) struct Session {
     /// A sequential writer; the reader's own.
     #[pin]
     pub(crate) stream: Mutex<Stream>,
-    /// The chunk whose write the reader waits for, and, if that has passed by, it;
-    /// else [`NO_MARK`].
+    /// The chunk whose write the reader waits for, and, if that has passed by, the chunk after
+    /// its last one; else [`NO_MARK`].
     mark: AtomicU64,
     passed: AtomicU64,
     /// Submitters wait here for their turn.
@@ -280,6 +282,8 @@ pub(crate) struct Session {
     /// The writer's own.
     #[pin]
     pub(crate) files: Mutex<Files>,
+    #[pin]
+    pub(crate) syncer: Mutex<Syncer>,
     #[pin]
     pub(crate) dir: Mutex<ShortString<SESSION_MAX>>,
     pub(crate) chain_seq: AtomicU64,
@@ -312,6 +316,8 @@ pub(crate) struct Session {
     pub(crate) release_work: Work<Session, 3>,
     #[pin]
     tell_work: Work<Session, 4>,
+    #[pin]
+    sync_work: Work<Session, 5>,
 
     _live: Token,
     // Last: when it is dropped the module may go.
@@ -342,6 +348,7 @@ impl_has_work! {
     impl HasWork<Self, 2> for Session { self.write_work }
     impl HasWork<Self, 3> for Session { self.release_work }
     impl HasWork<Self, 4> for Session { self.tell_work }
+    impl HasWork<Self, 5> for Session { self.sync_work }
 }
 
 impl Session {
@@ -405,6 +412,7 @@ impl Session {
                 beginning <- new_mutex!(None, "bdsnap::Session::beginning"),
                 ending <- new_mutex!(None, "bdsnap::Session::ending"),
                 files <- new_mutex!(files, "bdsnap::Session::files"),
+                syncer <- new_mutex!(Syncer::Idle, "bdsnap::Session::syncer"),
                 dir <- new_mutex!(ShortString::new(), "bdsnap::Session::dir"),
                 chain_seq: AtomicU64::new(0),
                 on_disk: AtomicBool::new(false),
@@ -421,6 +429,7 @@ impl Session {
                 write_work <- new_work!("bdsnap::write"),
                 release_work <- new_work!("bdsnap::release"),
                 tell_work <- new_work!("bdsnap::tell"),
+                sync_work <- new_work!("bdsnap::sync"),
                 _live: Token::new(Kind::Sessions),
                 _module: module,
             }),
@@ -509,21 +518,22 @@ impl Session {
         self.mark.store(chunk.unwrap_or(NO_MARK), Ordering::Relaxed);
     }
 
-    /// Whether a write of these chunks, which are saved, passes the mark.
+    /// Whether a write of these chunks, which are saved, reaches the mark, or is beyond it by no more
+    /// than what may have been read ahead: the one that reached it may have come before it was set.
     pub(crate) fn is_at_mark(&self, chunks: &Chunks) -> bool {
-        (chunks.start..chunks.end).contains(&self.mark.load(Ordering::Relaxed))
+        let mark = self.mark.load(Ordering::Relaxed);
+        chunks.end > mark && chunks.start.saturating_sub(mark) < self.ahead.most
     }
 
-    /// It has been passed.
-    pub(crate) fn pass_mark(self: &Arc<Self>) {
-        let mark = self.mark.swap(NO_MARK, Ordering::Relaxed);
-        if mark != NO_MARK {
-            self.passed.store(mark, Ordering::Release);
+    /// It has been passed, by a write up to this chunk.
+    pub(crate) fn pass_mark(self: &Arc<Self>, end: u64) {
+        if self.mark.swap(NO_MARK, Ordering::Relaxed) != NO_MARK {
+            self.passed.store(end, Ordering::Release);
             self.kick_reader();
         }
     }
 
-    /// The mark, if it was passed since the last time.
+    /// How far the write came that passed the mark, if one did since the last time.
     pub(crate) fn take_passed(&self) -> Option<u64> {
         Some(self.passed.swap(NO_MARK, Ordering::Acquire)).filter(|&m| m != NO_MARK)
     }
@@ -623,6 +633,12 @@ impl Session {
     /// Runs the writer.
     pub(crate) fn kick_writer(self: &Arc<Self>) {
         let _ = core().queues.write.queue().enqueue::<Arc<Self>, 2>(self.clone());
+    }
+
+    /// Makes a batch durable beside the writer; see [`Syncer`], which must be idle.
+    pub(crate) fn start_sync(self: &Arc<Self>, asked: Asked) {
+        *self.syncer.lock() = Syncer::Asked(asked);
+        let _ = core().queues.write.queue().enqueue::<Arc<Self>, 5>(self.clone());
     }
 
     /// Runs the releaser.

@@ -1065,10 +1065,10 @@ bool bdsnap_one_flush(struct file *file)
 }
 
 /*
- * Like bdsnap_fsync_both(), when nothing but content changed, on a file system that
- * then writes to the same places of one disk and no journal: once
+ * Like bdsnap_fsync_both(), when nothing of b changed but content, on a file system that
+ * then writes it to the same places of one disk and not to a journal: once
  * both contents have come to the disk a single flush of its cache is enough,
- * which vfs_fsync() does.
+ * which vfs_fsync() does, with or without a transaction for a.
  */
 int bdsnap_fsync_in_place(struct file *a, struct file *b)
 {

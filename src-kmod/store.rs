@@ -8,15 +8,17 @@ use crate::params::SABOTAGE_DROP_RECORD;
 use crate::pure::format::*;
 use crate::pure::meta;
 use crate::pure::name::{chain_key, session_dir, ShortString};
-use crate::pure::prefill::Prefill;
-use crate::session::{errno_of, Beginning, Pending, Session, Slice};
+use crate::pure::prefill::{Prefill, MAX_BATCH};
+use crate::session::{errno_of, Beginning, Session, Slice};
 use crate::stack;
+use crate::syncer::Asked;
 use crate::sys::{self, Dir, File, Gather};
 use ::core::fmt::Write;
 use ::core::sync::atomic::Ordering;
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::str::CString;
+use kernel::sync::Arc;
 
 /// Most slices that are made durable together.
 pub(crate) const BATCH: usize = 1024;
@@ -31,8 +33,6 @@ const IN_PLACE: [u64; 2] = [
     0x5846_5342, // xfs
 ];
 
-/// A batch of so many bytes is written past the page cache.
-const DIRECT_MIN: u64 = 1 << 20;
 /// Bytes whose multiples most file systems take there.
 const DIRECT_ALIGN: u64 = 4096;
 
@@ -127,6 +127,32 @@ impl Why {
     }
 }
 
+/// Slices that are written and made durable together.
+pub(crate) struct Batch {
+    /// Their addresses; they are in the ring until the batch is retired.
+    pub(crate) slices: KVec<*const Slice>,
+    sum: Sum,
+}
+
+/// What a batch adds to the session once it counts.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sum {
+    /// Bytes and chunks of pre-images.
+    saved: u64,
+    chunks: u64,
+    /// Records of those, and all records.
+    records: u64,
+    map_records: u64,
+    /// Where its data ends in blocks.dat.
+    dat_end: u64,
+}
+
+impl Batch {
+    fn new() -> Result<Self> {
+        Ok(Self { slices: KVec::with_capacity(BATCH, GFP_KERNEL)?, sum: Sum::default() })
+    }
+}
+
 /// A session's side of the store.
 pub(crate) struct Files {
     /// The store has been looked at, well or not.
@@ -140,11 +166,15 @@ pub(crate) struct Files {
     /// There is a tail, but it is not readable.
     pub(crate) tail_damaged: bool,
     dir: Option<Dir>,
-    map: Option<File>,
-    dat: Option<File>,
+    map: Option<Arc<File>>,
+    dat: Option<Arc<File>>,
     records: u64,
     map_records: u64,
     dat_bytes: u64,
+    /// Where the next data goes: behind that of all batches, `dat_bytes` being behind those that count.
+    dat_end: u64,
+    /// How far the map is durable with `syncing`, zeros included.
+    map_end: u64,
     /// Where batches of a strict session find their place made, if the store's file
     /// system is one of [`IN_PLACE`] and did not refuse zeros.
     places: Option<Places>,
@@ -153,10 +183,10 @@ pub(crate) struct Files {
     warned_low: bool,
     /// The store says that the session is broken.
     pub(crate) broken_marked: bool,
-    /// The batch that is being written.
-    pub(crate) batch: KVec<*const Slice>,
-    /// Slices to be freed outside the queue's lock.
-    pub(crate) retired: KVec<Pending>,
+    /// The batch that is being written, or whose data is written.
+    pub(crate) batch: Batch,
+    /// The one before it, if that is being made durable beside the writer, and its first sector (of the disk).
+    pub(crate) syncing: Option<(Sum, u64)>,
     buf: KVVec<u8>,
     gather: Gather,
     /// `dat` once more, for large writes past the page cache; `None` if the store's
@@ -166,7 +196,7 @@ pub(crate) struct Files {
     header: Option<KBox<Header>>,
 }
 
-// SAFETY: `batch` holds addresses of slices in the session's ring, which only
+// SAFETY: The batch holds addresses of slices in the session's ring, which only
 // the writer, who has these files, takes out.
 unsafe impl Send for Files {}
 
@@ -190,13 +220,15 @@ impl Files {
             records: 0,
             map_records: 0,
             dat_bytes: 0,
+            dat_end: 0,
+            map_end: 0,
             places: None,
             uncommitted: false,
             generation: 0,
             warned_low: false,
             broken_marked: false,
-            batch: KVec::with_capacity(BATCH, GFP_KERNEL)?,
-            retired: KVec::with_capacity(BATCH, GFP_KERNEL)?,
+            batch: Batch::new()?,
+            syncing: None,
             buf: KVVec::with_capacity((BATCH + 1) * RECORD_LEN, GFP_KERNEL)?,
             gather: Gather::new()?,
             direct: None,
@@ -322,45 +354,72 @@ impl Files {
         Ok(())
     }
 
+    /// Whether the slices of the batch from the `from`th on are so large that they are to be made durable
+    /// beside the writer, and their data may be written while the batch before them is.
+    pub(crate) fn is_large(&self, session: &Session, from: usize) -> bool {
+        // What goes through the page cache would be written by the sync that is under way.
+        let direct = self.direct.is_some() && self.dat_end % DIRECT_ALIGN == 0;
+        session.durability == Durability::Strict && direct && self.bytes(from) > MAX_BATCH
+    }
+
     /// Writes the slices in `self.batch` and their records; in `strict` makes
-    /// them durable. On an error the session has to be broken: what the files
+    /// them durable. Returns how many they are, to be retired. On an error the session has to
+    /// be broken: what the files
     /// hold beyond their known lengths does not count.
-    pub(crate) fn write_batch(&mut self, session: &Session) -> Result {
-        let room = self.check_space(session)?;
+    pub(crate) fn write_batch(&mut self, session: &Session) -> Result<usize> {
+        let room = self.write_data(session, 0)?;
+        self.write_records(session)?;
+        if session.durability == Durability::Strict {
+            let (Some(map), Some(dat)) = (&self.map, &self.dat) else { return Err(EBADF) };
+            let ends = self.ends(&self.batch.sum);
+            let zeros = room.then_some(ends.0 - self.dat_bytes);
+            match &mut self.places {
+                None => dat.fsync_both(map)?,
+                Some(places) if places.hold(ends) => places.sync(dat, map)?,
+                Some(places) => {
+                    if !places.grow(dat, map, ends, zeros)? {
+                        self.places = None;
+                    }
+                }
+            }
+        }
+        self.count(session, self.batch.sum);
+        let slices = self.batch.slices.len();
+        self.batch.slices.clear();
+        Ok(slices)
+    }
+
+    /// Writes the data of the slices in `self.batch` from the `from`th on, behind that of the others.
+    /// Returns whether the store has more room than is needed.
+    pub(crate) fn write_data(&mut self, session: &Session, from: usize) -> Result<bool> {
+        let room = self.check_space(session, from)?;
         if self.dir.is_none() {
             self.make_dir(session)?;
         }
-        let (Some(map), Some(dat)) = (&self.map, &self.dat) else { return Err(EBADF) };
+        let dat = self.dat.as_ref().ok_or(EBADF)?;
         let strict = session.durability == Durability::Strict;
-        let saved = self.batch_bytes();
+        let bytes = self.bytes(from);
         // In `async` the page cache takes a burst faster than the device.
-        let direct = self.direct.as_ref().filter(|_| strict && saved >= DIRECT_MIN);
-        self.buf.clear();
-        let mut new_map = 0;
-        if strict && self.uncommitted {
-            let commit = Record {
-                sector: self.map_records,
-                bytes: 0,
-                flags: REC_COMMIT,
-                offset: self.dat_bytes,
-                data_crc: 0,
-            };
-            push_record(&mut self.buf, &commit, &session.id)?;
-            new_map += 1;
+        let direct = self.direct.as_ref().filter(|_| strict && bytes > MAX_BATCH);
+        if from == 0 {
+            self.batch.sum = Sum::default();
+            self.buf.clear();
+            self.buf.extend_from_slice(&[0; RECORD_LEN], GFP_KERNEL)?;
         }
-        let (mut at, mut chunks) = (self.dat_bytes, 0);
-        let mut new_records = 0;
+        let sum = &mut self.batch.sum;
+        let mut at = self.dat_end;
         let mut written = at;
+        let mut drop_it = core().params.sabotage & SABOTAGE_DROP_RECORD != 0
+            && self.map_records == 0
+            && self.syncing.is_none()
+            && from == 0;
         // An earlier batch may have failed half-way.
         self.gather.clear();
-        for (i, &slice) in self.batch.iter().enumerate() {
+        for &slice in &self.batch.slices[from..] {
             // SAFETY: In the ring, which only this writer takes from; its
             // read has ended, so nobody changes it.
             let slice = unsafe { &*slice };
             let bytes = slice.bytes as usize;
-            let drop_it = core().params.sabotage & SABOTAGE_DROP_RECORD != 0
-                && self.map_records == 0
-                && i == 0;
             // They have no place in blocks.dat, so that space which was never used costs none.
             let zero = sys::zero_pages(&slice.pages, bytes);
             // SAFETY: As above; all is written before this batch is retired.
@@ -379,39 +438,97 @@ impl Files {
                 offset: at,
                 data_crc: sys::crc_pages(&slice.pages, bytes),
             };
-            if !drop_it {
+            if !::core::mem::take(&mut drop_it) {
                 push_record(&mut self.buf, &record, &session.id)?;
-                new_map += 1;
-                new_records += 1;
+                sum.records += 1;
             }
             at += record.stored_bytes();
-            chunks += slice.run.end - slice.run.start;
+            sum.chunks += slice.run.end - slice.run.start;
         }
         put(&mut self.gather, dat, direct, written)?;
-        let map_at = self.map_bytes();
-        map.write(&self.buf, map_at)?;
-        if strict {
-            // In any order: a record's checksum tells whether its data came.
-            let ends = (at, map_at + self.buf.len() as u64);
-            let zeros = room.then_some(at - self.dat_bytes);
-            match &mut self.places {
-                None => dat.fsync_both(map)?,
-                Some(places) if places.hold(ends) => places.sync(dat, map)?,
-                Some(places) => {
-                    if !places.grow(dat, map, ends, zeros)? {
-                        self.places = None;
-                    }
-                }
-            }
+        sum.saved += bytes;
+        sum.dat_end = at;
+        self.dat_end = at;
+        Ok(room)
+    }
+
+    /// Writes the records of `self.batch`. All before them are durable.
+    fn write_records(&mut self, session: &Session) -> Result {
+        let commits = session.durability == Durability::Strict && self.uncommitted;
+        let commit = Record {
+            sector: self.map_records,
+            bytes: 0,
+            flags: REC_COMMIT,
+            offset: self.dat_bytes,
+            data_crc: 0,
+        };
+        commit.encode(&session.id, self.buf.first_chunk_mut().ok_or(EINVAL)?);
+        self.batch.sum.map_records = self.batch.sum.records + u64::from(commits);
+        let from = if commits { 0 } else { RECORD_LEN };
+        self.map.as_ref().ok_or(EBADF)?.write(&self.buf[from..], self.map_bytes())
+    }
+
+    /// Writes the records of `self.batch`, whose data is written, and begins to make both durable beside
+    /// the writer. It is `self.syncing` then, which must have been `None`.
+    pub(crate) fn begin_sync(&mut self, session: &Arc<Session>) -> Result {
+        self.write_records(session)?;
+        let ends = self.ends(&self.batch.sum);
+        let (Some(map), Some(dat)) = (&self.map, &self.dat) else { return Err(EBADF) };
+        let mut one_flush = false;
+        if let Some(places) = &mut self.places {
+            one_flush = places.one_flush && places.map.holds(ends.1);
+            let zeros = places.map.zeros(0, ends.1);
+            // Where there is hardly any room, or none, only what has to be written comes there.
+            let low = session.store_low.load(Ordering::Relaxed);
+            let taken = zeros != 0 && !low && map.write_zeros(zeros, ends.1).is_ok();
+            self.map_end = ends.1 + if taken { zeros } else { 0 };
         }
-        session.saved_bytes.fetch_add(saved, Ordering::Relaxed);
-        session.saved_chunks.fetch_add(chunks, Ordering::Relaxed);
-        core().saved_bytes.fetch_add(saved, Ordering::Relaxed);
-        self.map_records += new_map;
-        self.records += new_records;
-        self.dat_bytes = at;
-        self.uncommitted = true;
+        let slices = self.batch.slices.len();
+        self.syncing = Some((self.batch.sum, self.sector_of(session, 0)));
+        session.start_sync(Asked { dat: dat.clone(), map: map.clone(), one_flush, slices });
+        self.batch.slices.clear();
         Ok(())
+    }
+
+    /// The sync of `self.syncing` has ended: that counts, or its first sector comes with the error.
+    pub(crate) fn end_sync(
+        &mut self,
+        session: &Session,
+        result: Result,
+    ) -> Result<(), (Error, u64)> {
+        let Some((sum, sector)) = self.syncing.take() else { return Ok(()) };
+        result.map_err(|e| (e, sector))?;
+        if let Some(places) = &mut self.places {
+            places.dat.appended(sum.dat_end);
+            places.map.grown(self.map_end);
+        }
+        self.count(session, sum);
+        Ok(())
+    }
+
+    /// The session is broken.
+    pub(crate) fn forget_batches(&mut self) {
+        self.batch.slices.clear();
+        self.syncing = None;
+    }
+
+    /// The disk's sector that the batch's `i`th slice begins with.
+    pub(crate) fn sector_of(&self, session: &Session, i: usize) -> u64 {
+        self.batch.slices.get(i).map_or(session.geo.on_disk().start, |&slice| {
+            // SAFETY: In the ring, which only this writer takes from.
+            session.geo.sectors_of(unsafe { &(*slice).run }).start
+        })
+    }
+
+    /// A batch counts.
+    fn count(&mut self, session: &Session, sum: Sum) {
+        session.saved_bytes.fetch_add(sum.saved, Ordering::Relaxed);
+        session.saved_chunks.fetch_add(sum.chunks, Ordering::Relaxed);
+        core().saved_bytes.fetch_add(sum.saved, Ordering::Relaxed);
+        self.map_records += sum.map_records;
+        self.records += sum.records;
+        self.dat_bytes = sum.dat_end;
+        self.uncommitted = true;
     }
 
     /// Bytes of `blocks.map` that count.
@@ -419,18 +536,24 @@ impl Files {
         RECORDS_OFFSET + self.map_records * RECORD_LEN as u64
     }
 
-    /// Bytes of data in the batch.
-    fn batch_bytes(&self) -> u64 {
-        // SAFETY: In the ring, which only this writer takes from.
-        self.batch.iter().map(|&slice| u64::from(unsafe { (*slice).bytes })).sum()
+    /// Where both files end with the next batch.
+    fn ends(&self, sum: &Sum) -> (u64, u64) {
+        (sum.dat_end, self.map_bytes() + sum.map_records * RECORD_LEN as u64)
     }
 
-    /// ENOSPC if this batch would leave less than the least free space. Returns
-    /// whether there is more than is needed.
-    fn check_space(&mut self, session: &Session) -> Result<bool> {
+    /// Bytes of data in the batch, from the `from`th slice on.
+    fn bytes(&self, from: usize) -> u64 {
+        let slices = self.batch.slices.iter().skip(from);
+        // SAFETY: In the ring, which only this writer takes from.
+        slices.map(|&slice| u64::from(unsafe { (*slice).bytes })).sum()
+    }
+
+    /// ENOSPC if the batch from the `from`th slice on would leave less than the least free space.
+    /// Returns whether there is more than is needed.
+    fn check_space(&mut self, session: &Session, from: usize) -> Result<bool> {
         let (total, free) = self.store.as_ref().ok_or(ENOENT)?.space()?;
-        let batch = self.batch_bytes() + (self.batch.len() * RECORD_LEN) as u64;
-        let free = free.saturating_sub(batch);
+        let records = (self.batch.slices.len() - from) * RECORD_LEN;
+        let free = free.saturating_sub(self.bytes(from) + records as u64);
         let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
         let room = free >= min.saturating_mul(2).max(min.saturating_add(AHEAD_ROOM));
         if !room {
@@ -581,9 +704,9 @@ fn put(gather: &mut Gather, dat: &File, direct: Option<&File>, at: u64) -> Resul
 }
 
 /// A session's two files, with all but records and data; durable.
-fn make_files(dir: &Dir, header: &Header, status: &Status) -> Result<(File, File)> {
-    let map = dir.create_file(c"blocks.map", false)?;
-    let dat = dir.create_file(c"blocks.dat", false)?;
+fn make_files(dir: &Dir, header: &Header, status: &Status) -> Result<(Arc<File>, Arc<File>)> {
+    let map = Arc::new(dir.create_file(c"blocks.map", false)?, GFP_KERNEL)?;
+    let dat = Arc::new(dir.create_file(c"blocks.dat", false)?, GFP_KERNEL)?;
     let mut bytes = KVec::from_elem(0u8, RECORDS_OFFSET as usize, GFP_KERNEL)?;
     let (head, slots) = bytes.split_at_mut(HEADER_LEN);
     header.encode(head.try_into().map_err(|_| EINVAL)?);

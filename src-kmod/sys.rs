@@ -1144,6 +1144,8 @@ pub(crate) struct File {
 
 // SAFETY: A file's reference may move between tasks; no position is used.
 unsafe impl Send for File {}
+// SAFETY: Any number of tasks may use an open file at a time.
+unsafe impl Sync for File {}
 
 impl Drop for File {
     fn drop(&mut self) {
@@ -1185,8 +1187,8 @@ impl File {
         unsafe { c::bdsnap_one_flush(self.file.as_ptr()) }
     }
 
-    /// The same, if all that changed since the last time is content in places that
-    /// both had, and [`Self::one_flush_is_enough`].
+    /// The same, if [`Self::one_flush_is_enough`], and all that changed of the other since the last time is
+    /// content in places that it had.
     pub(crate) fn fsync_in_place(&self, other: &Self) -> Result {
         // SAFETY: See `write`.
         check(unsafe { c::bdsnap_fsync_in_place(self.file.as_ptr(), other.file.as_ptr()) })

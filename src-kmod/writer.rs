@@ -6,17 +6,17 @@ use crate::core_state::core;
 use crate::live::{Kind, Token};
 use crate::pure::format::Durability;
 use crate::pure::prefill;
-use crate::pure::queue::Next;
-use crate::session::{error_of, Pending, Session};
-use crate::store::{Files, Why, BATCH};
+use crate::pure::queue::{Failure, Next};
+use crate::session::{errno_of, error_of, Pending, Session};
+use crate::store::{Files, Why};
 use crate::sys::NoIo;
 use ::core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::workqueue::WorkItem;
 
-/// Most bytes that are made durable together.
-const BATCH_BYTES: u64 = 16 << 20;
+/// Most bytes that are written at a time: what comes meanwhile may have been made durable when they are.
+const BATCH_BYTES: u64 = 4 << 20;
 
 impl WorkItem<2> for Session {
     type Pointer = Arc<Session>;
@@ -41,7 +41,8 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
     loop {
         if this.is_broken() {
             // Its slices are of no more use; those whose reads are under way stay until they end.
-            while retire(this, files, BATCH) != 0 {}
+            files.forget_batches();
+            retire_broken(this);
             // Before a filesystem may write there is nothing to mark.
             if !files.broken_marked && this.beginning.lock().is_some() {
                 files.mark_broken(this, &Why::of(this));
@@ -52,7 +53,11 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
         if this.beginning.lock().is_none() {
             return;
         }
-        match collect(this, files) {
+        let (next, from) = match sync_beside(this, files) {
+            Ok(()) => collect(this, files),
+            Err((e, sector)) => (Next::Failed(Failure { errno: errno_of(e), sector }), 0),
+        };
+        match next {
             Next::Nothing => return,
             Next::Failed(f) => give_up(this, files, error_of(f.errno), f.sector),
             Next::Ahead => drop_ahead(this),
@@ -60,17 +65,43 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
                 give_up(this, files, error_of(errno), this.geo.sectors_of(&run).start)
             }
             Next::Batch => {
-                let sector = this.geo.on_disk().start;
-                match files.write_batch(this) {
-                    Ok(()) => retire_batch(this, files),
-                    Err(e) => {
-                        let sector = first_sector(this, files).unwrap_or(sector);
-                        give_up(this, files, e, sector);
-                    }
+                let sector = files.sector_of(this, from);
+                match write(this, files, from) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(e) => give_up(this, files, e, sector),
                 }
             }
         }
     }
+}
+
+/// Writes the slices of the batch from the `from`th on, or all that can be done of it now. False: that is
+/// nothing until the sync ends that is under way.
+fn write(this: &Arc<Session>, files: &mut Files, from: usize) -> Result<bool> {
+    if files.is_large(this, from) {
+        files.write_data(this, from)?;
+    } else if files.syncing.is_none() {
+        retire_saved(this, files.write_batch(this)?);
+    } else {
+        this.queue.lock().put_back(files.batch.slices.len() - from);
+        files.batch.slices.truncate(from);
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// What was made durable beside the writer counts, and what is to be comes next. The error comes with
+/// the (disk's) sector that could not be saved.
+fn sync_beside(this: &Arc<Session>, files: &mut Files) -> Result<(), (Error, u64)> {
+    let ended = this.syncer.lock().take_result();
+    if let Some(result) = ended {
+        files.end_sync(this, result)?;
+    }
+    if files.syncing.is_none() && !files.batch.slices.is_empty() {
+        files.begin_sync(this).map_err(|e| (e, files.sector_of(this, 0)))?;
+    }
+    Ok(())
 }
 
 /// Breaks the session, but says so in the store before the held writes go: a
@@ -82,69 +113,63 @@ fn give_up(this: &Arc<Session>, files: &mut Files, error: Error, sector: u64) {
     this.break_with(error, sector);
 }
 
-/// The disk's sector that the batch begins with.
-fn first_sector(this: &Session, files: &Files) -> Option<u64> {
-    // SAFETY: Slices of the batch are in the ring until this writer retires
-    // them.
-    let slice = unsafe { &**files.batch.first()? };
-    Some(this.geo.sectors_of(&slice.run).start)
-}
-
-/// Puts the addresses of the oldest slices whose reads have ended well into
-/// the batch. They stay in the ring.
-fn collect(this: &Session, files: &mut Files) -> Next {
+/// Adds the addresses of the oldest slices that are in no batch and whose reads have ended well to the
+/// batch; returns where they begin in it. They stay in the ring.
+fn collect(this: &Session, files: &mut Files) -> (Next, usize) {
     // Only in strict does a batch cost more than its bytes.
     let few = match this.durability {
         Durability::Strict => prefill::MAX_BATCH / u64::from(this.geo.chunk_bytes()),
         Durability::Async => 0,
     };
     let mut bytes = 0;
-    let batch = &mut files.batch;
-    batch.clear();
-    this.queue.lock().collect(few, |slice| {
+    let slices = &mut files.batch.slices;
+    let from = slices.len();
+    let next = this.queue.lock().collect(few, |slice| {
         bytes += u64::from(slice.bytes);
         // Its capacity is BATCH: this does not allocate.
-        (batch.is_empty() || bytes <= BATCH_BYTES) && batch.push_within_capacity(&**slice).is_ok()
-    })
+        (bytes <= BATCH_BYTES || slices.is_empty()) && slices.push_within_capacity(&**slice).is_ok()
+    });
+    if next != Next::Batch {
+        slices.truncate(from);
+    }
+    (next, from)
 }
 
-/// The batch is safe: its chunks are saved, its bios may go, its memory is
-/// free.
-fn retire_batch(this: &Arc<Session>, files: &mut Files) {
-    for &slice in files.batch.iter() {
-        // SAFETY: Still in the ring.
-        let run = unsafe { (*slice).run };
-        this.saved().insert(run.start, run.end);
-        if this.durability == Durability::Strict {
-            this.sampler.lock().offer(run.start);
-        }
+/// The oldest slices, so many of them, are safe: their chunks are saved, their bios may go, their memory is
+/// free. Those of a session that broke meanwhile are left to [`retire_broken`].
+pub(crate) fn retire_saved(this: &Arc<Session>, slices: usize) {
+    let mut bytes = 0;
+    for _ in 0..slices {
+        let mut q = this.queue.lock();
+        let retired = q.retire_saved(|run| {
+            this.saved().insert(run.start, run.end);
+            if this.durability == Durability::Strict {
+                this.sampler.lock().offer(run.start);
+            }
+        });
+        this.note_ring(&q);
+        drop(q);
+        let Some(pending) = retired else { break };
+        bytes += u64::from(pending.slice.bytes);
+        free(this, pending);
     }
-    retire(this, files, files.batch.len());
+    core().budget.release(this, bytes);
     this.kick_releaser();
 }
 
-/// Takes the `most` oldest slices, at most [`BATCH`], out of the ring, but none
-/// whose read is under way; returns how many those were.
-fn retire(this: &Session, files: &mut Files, most: usize) -> usize {
-    files.batch.clear();
+/// Takes the slices of a broken session out of the ring, up to the first whose read is under way.
+fn retire_broken(this: &Session) {
     let mut bytes = 0;
-    let mut q = this.queue.lock();
-    while files.retired.len() < most {
-        let Some(p) = q.retire() else { break };
-        bytes += u64::from(p.slice.bytes);
-        // Its capacity is BATCH, so that nothing is freed under the lock.
-        if files.retired.push_within_capacity(p).is_err() {
-            break;
-        }
-    }
-    this.note_ring(&q);
-    drop(q);
-    let n = files.retired.len();
-    while let Some(p) = files.retired.pop() {
-        free(this, p);
+    loop {
+        let mut q = this.queue.lock();
+        let retired = q.retire();
+        this.note_ring(&q);
+        drop(q);
+        let Some(pending) = retired else { break };
+        bytes += u64::from(pending.slice.bytes);
+        free(this, pending);
     }
     core().budget.release(this, bytes);
-    n
 }
 
 /// The memory of a slice that is in the ring no more, and whose bios are ready.
@@ -174,6 +199,8 @@ fn finish_if_due(this: &Arc<Session>, files: &mut Files) {
     if this.finished.load(Ordering::Acquire)
         || this.ending.lock().is_none()
         || !this.queue.lock().is_empty()
+        || files.syncing.is_some()
+        || this.syncer.lock().is_busy()
     {
         return;
     }

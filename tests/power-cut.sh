@@ -142,7 +142,7 @@ judge() {
 # many FS MIB: what the cases power-cut-FS.sh do
 many() {
 	record "$1, strict" "$2" strict "$1"
-	cuts start:+200:1-12 start:end:13-52
+	cuts start:+200:1-12 start:end:13-44 large:ended:45-56
 	record "$1, async" "$2" async "$1"
 	cuts start:end:1-12
 }

@@ -9,7 +9,7 @@
 //! then find their place made. A reader tells zeros from content by the
 //! records: none of zeros is valid.
 
-/// Larger batches (bytes) are appended: for them the journal is the smaller
+/// Larger batches (bytes) are appended, past the page cache: for them the journal is the smaller
 /// part of the cost, and the zeros would be the larger.
 pub const MAX_BATCH: u64 = 256 << 10;
 /// Fewest zeros at a time, in bytes...
@@ -55,6 +55,12 @@ impl Prefill {
         let zeros = self.next;
         self.next = (zeros * 2).clamp(MIN_ZEROS, MAX_ZEROS);
         zeros
+    }
+
+    /// A large batch that ends at `end` was made durable: none of zeros behind it.
+    pub fn appended(&mut self, end: u64) {
+        self.next = 0;
+        self.grown(end);
     }
 
     /// All up to `end` is durable.
@@ -103,6 +109,9 @@ mod tests {
         assert_eq!(small, [0, MIN_ZEROS, 2 * MIN_ZEROS, 4 * MIN_ZEROS]);
         let then = [MAX_BATCH + 1, 4096, 4096].map(|bytes| mixed.zeros(bytes, 4096));
         assert_eq!(then, [0, 0, MIN_ZEROS]);
+        mixed.appended(8 << 20);
+        assert!(mixed.holds(8 << 20));
+        assert_eq!([(); 2].map(|()| mixed.zeros(4096, 9 << 20)), [0, MIN_ZEROS], "begins anew");
         let mut file = Prefill::new(0);
         file.grown(4 << 20);
         assert!(file.holds(4 << 20));

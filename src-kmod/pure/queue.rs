@@ -115,7 +115,7 @@ pub enum Next {
 }
 
 /// So many slices that were read ahead are written together, if nobody waits.
-const FEW: usize = 4;
+const FEW: usize = 2;
 
 /// What a session's lock protects.
 ///
@@ -143,6 +143,7 @@ pub struct Queue<S, B: Bios, P, I> {
     pub(super) len: usize,
     pub(super) buffered: usize,
     pub(super) awaited: usize,
+    pub(super) taken: usize,
     pub(super) ready: B,
     pub(super) held: u64,
     pub(super) released: u64,
@@ -176,6 +177,7 @@ where
             len: 0,
             buffered: 0,
             awaited: 0,
+            taken: 0,
             ready: B::none(),
             held: 0,
             released: 0,
@@ -304,11 +306,30 @@ where
 
     // ---- The writer ----
 
-    /// Shows `take` the oldest slices that are in memory, one after the other,
-    /// until it says no. They stay in the ring until they are retired. A batch of fewer than
+    /// Shows `take` the oldest slices that are in memory and were not taken before, one
+    /// after the other, until it says no. They stay in the ring until they are retired. A batch of fewer than
     /// `few` chunks waits for the reads that are under way for others: it would cost as
     /// much, and theirs would come after it. It does not wait for any that start later.
     pub fn collect(&mut self, few: u64, mut take: impl FnMut(&S) -> bool) -> Next {
+        let mut n = 0;
+        let next = self.look_for_batch(few, |slice| {
+            let taken = take(slice);
+            n += usize::from(taken);
+            taken
+        });
+        if next == Next::Batch {
+            self.taken += n;
+        }
+        next
+    }
+
+    /// The youngest `slices` of those that were taken are not to be written yet.
+    pub fn put_back(&mut self, slices: usize) {
+        self.taken = self.taken.saturating_sub(slices);
+    }
+
+    fn look_for_batch(&mut self, few: u64, mut take: impl FnMut(&S) -> bool) -> Next {
+        let first = self.taken;
         // Its bios go, and a read that ended since may have seen what they wrote.
         if self.broken {
             return Next::Nothing;
@@ -318,10 +339,10 @@ where
         }
         let mut wanted = self.holding() != 0;
         let mut chunks = 0;
-        for i in 0..self.len {
+        for i in first..self.len {
             let Some(p) = &self.places[(self.head + i) % self.places.len()] else { break };
             wanted |= p.wanted;
-            let next = if i == 0 { Next::Nothing } else { Next::Batch };
+            let next = if i == first { Next::Nothing } else { Next::Batch };
             match p.slice.read() {
                 Read::Done if take(&p.slice) => chunks += p.slice.run().end - p.slice.run().start,
                 // Where the bio in the reader's hand belongs can't be said.
@@ -330,13 +351,15 @@ where
                 Read::Failed(errno) if i == 0 => return Next::Unread(errno, p.slice.run()),
                 // Nobody needs them yet, and so few are hardly worth a sync. Its read's end
                 // starts the writer again.
-                Read::UnderWay if !wanted && i < FEW => return Next::Nothing,
-                Read::UnderWay if i != 0 && chunks < few && self.awaits(i) => return Next::Nothing,
+                Read::UnderWay if !wanted && i - first < FEW => return Next::Nothing,
+                Read::UnderWay if i != first && chunks < few && self.awaits(i) => {
+                    return Next::Nothing
+                }
                 // What is before it can still be saved.
                 _ => return next,
             }
         }
-        if self.len == 0 {
+        if self.len <= first {
             Next::Nothing
         } else {
             Next::Batch
@@ -353,6 +376,16 @@ where
         i < self.awaited
     }
 
+    /// Takes the oldest slice out, of which the store has the pre-images: `saved` is told, and then
+    /// those that waited for it are ready. Not if the session broke.
+    pub fn retire_saved(&mut self, saved: impl FnOnce(&Chunks)) -> Option<Pending<S, B>> {
+        if self.broken || self.taken == 0 {
+            return None;
+        }
+        saved(&self.places[self.head].as_ref()?.slice.run());
+        self.retire()
+    }
+
     /// Takes the oldest slice out, unless its read is under way; those that
     /// waited for it are ready. Its chunks are saved, or the session is broken.
     pub fn retire(&mut self) -> Option<Pending<S, B>> {
@@ -364,6 +397,7 @@ where
         self.len -= 1;
         self.buffered = self.buffered.saturating_sub(1);
         self.awaited = self.awaited.saturating_sub(1);
+        self.taken = self.taken.saturating_sub(1);
         self.ready.append(&mut p.waiters);
         Some(p)
     }

@@ -8,6 +8,6 @@
 
 record strict 48 strict
 # The last two would be noticed: a disk that does not keep what it has flushed, so that no module can keep its promise.
-cuts start:+200:1-4 start:end:5-9 start:end:10-11:lies
+cuts start:+200:1-4 start:end:5-9 large:ended:12-23 start:end:10-11:lies
 is "disks that have lost what they had flushed are noticed" 2 "$lied"
 exit $failed

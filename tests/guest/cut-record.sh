@@ -9,7 +9,7 @@
 #   restore        a restore. /host/start is what the origin is to become, /host/now what it was
 #   prune          a pruning of five sessions, of which the first, third and last remain. /host/state0 to
 #                  state4 are their starts, /host/names their names
-# What is to be cut lies between the marks `start` and `end`.
+# What is to be cut lies between the marks `start` and `end`; between `large` and `ended` these are large writes.
 
 . "$(dirname "$0")/lib.sh"
 IFS=, read -r origin store marks end <<<"$1"
@@ -64,6 +64,7 @@ xfs) mkfs.xfs -q -f --unsupported /dev/vda1 ;;
 esac || die "mkfs"
 mount_origin
 random 6 /mnt/old
+[[ $what != strict && $what != async ]] || random 12 /mnt/long
 bdsnap-testtool work /mnt/work 1 1
 umount /mnt
 sync
@@ -79,6 +80,10 @@ strict | async)
 	bdsnap-cut clock /dev/vda3 5 & clock=$!
 	mount_origin
 	burst
+	mark large
+	# In large batches, of which one is written while the one before is made durable
+	dd if=/dev/urandom of=/mnt/long bs=4M count=3 conv=notrunc oflag=direct status=none
+	mark ended
 	umount /mnt
 	kill $clock
 	mark end

@@ -160,15 +160,27 @@ enum Reader {
 enum Writer {
     Idle,
     Next,
-    /// It has seen that the session is not broken.
+    /// It looks at the sync beside it.
+    Beside,
     Collecting,
+    /// The data of so many more, to be made durable beside it.
+    WritingData(usize),
     Writing(usize),
     Syncing(usize),
-    Inserting(usize),
     Retiring(usize),
     Dropping,
     Marking,
     Breaking,
+}
+
+/// What makes durable beside the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Syncer {
+    Idle,
+    Running(usize),
+    Retiring(usize),
+    /// Well or not.
+    Ended(bool),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -194,6 +206,8 @@ struct Record {
 struct Case {
     bios: &'static [Bio],
     strict: bool,
+    /// Any batch of a strict session may be large enough to be made durable beside the writer.
+    beside: bool,
     /// Things that may go wrong.
     faults: u8,
     /// Chunks that are in memory at a time.
@@ -208,6 +222,11 @@ struct World {
     kicked: u8,
     reader: Reader,
     writer: Writer,
+    syncer: Syncer,
+    /// A batch is being made durable beside the writer, or is and does not count yet...
+    syncing: bool,
+    /// ... and of so many slices after it the data is written.
+    batch: usize,
     releaser: Releaser,
     /// Bios that were not submitted yet.
     to_come: u8,
@@ -276,6 +295,9 @@ impl World {
             kicked: 0,
             reader: Reader::Idle,
             writer: Writer::Idle,
+            syncer: Syncer::Idle,
+            syncing: false,
+            batch: 0,
             releaser: Releaser::Idle,
             to_come: (1 << case.bios.len()) - 1,
             led: 0,
@@ -298,6 +320,7 @@ impl World {
     fn key(&self) -> u128 {
         let h = &mut Lanes::default();
         (self.kicked, self.reader, self.writer, self.releaser).hash(h);
+        (self.syncer, self.syncing, self.batch).hash(h);
         (self.to_come, self.led, self.done, self.device, self.saved, self.store).hash(h);
         (
             self.marked,
@@ -323,7 +346,7 @@ impl World {
             q.held_bytes,
         )
             .hash(h);
-        (q.broken, q.closing, q.gone, q.buffered, q.awaited, q.len).hash(h);
+        (q.broken, q.closing, q.gone, q.buffered, q.awaited, q.taken, q.len).hash(h);
         for i in 0..q.len {
             // Where the ring begins makes no difference.
             let p = self.oldest(i);
@@ -371,9 +394,12 @@ impl World {
         }
         let read = |i| i < q.len && self.oldest(i).slice.read != Read::UnderWay;
         let advances = !case.strict && !q.broken && read(q.buffered);
-        let finishes = self.ending && q.len == 0 && !self.finished;
-        let writes =
-            read(0) || finishes || if q.broken { !self.marked } else { q.failed.is_some() };
+        let finishes = self.may_finish();
+        let ended = !q.broken && matches!(self.syncer, Syncer::Ended(_));
+        let writes = read(0)
+            || finishes
+            || ended
+            || if q.broken { !self.marked } else { q.failed.is_some() };
         if self.releaser == Releaser::Idle && self.kicked & RELEASER != 0 {
             if !q.ready.is_empty() && case.strict {
                 self.releaser = Releaser::Next;
@@ -389,12 +415,17 @@ impl World {
         // Who runs sees to all before it sleeps, but for two: the writer once it has
         // seen that the session is not broken, and the releaser of an async session,
         // which looks for what is in memory only when it begins.
-        self.kicked &= if self.writer == Writer::Collecting { WRITER } else { 0 }
-            | if case.strict { 0 } else { RELEASER };
+        let has_looked = matches!(self.writer, Writer::Beside | Writer::Collecting);
+        self.kicked &= if has_looked { WRITER } else { 0 } | if case.strict { 0 } else { RELEASER };
+    }
+
+    fn may_finish(&self) -> bool {
+        let busy = matches!(self.syncer, Syncer::Running(_) | Syncer::Retiring(_));
+        self.ending && self.q.is_empty() && !self.syncing && !busy && !self.finished
     }
 
     fn finish_if_due(&mut self) {
-        if self.ending && self.q.is_empty() && !self.finished {
+        if self.may_finish() {
             self.finished = true;
             for r in &mut self.store {
                 r.durable = r.written;
@@ -431,6 +462,7 @@ impl World {
         self.read(to);
         self.reads_end(case, to);
         self.save(case, to);
+        self.sync_beside(to);
         self.release(to);
     }
 
@@ -630,11 +662,64 @@ impl World {
         }
     }
 
+    /// The youngest `n` slices that were taken come into the store.
+    fn record(&mut self, n: usize) {
+        for i in self.q.taken - n..self.q.taken {
+            let run = self.oldest(i).slice;
+            assert_eq!(run.read, Read::Done, "saved without having been read");
+            for c in run.start..run.end {
+                let c = c as usize;
+                let content = run.content[c];
+                assert_eq!(content, OLD, "what was written is taken for the old content");
+                assert!(!self.store[c].written, "a chunk is saved twice");
+                self.store[c].written = true;
+            }
+        }
+    }
+
+    /// One of `n` slices. False: there are none left, or it is no more for this.
+    fn retire_saved(&mut self, n: usize) -> bool {
+        let Self { q, saved, .. } = self;
+        let retired = n > 0
+            && q.retire_saved(|run| (run.start..run.end).for_each(|c| *saved |= 1 << c)).is_some();
+        if retired {
+            self.give_back();
+        }
+        // In the module once, at the end.
+        self.kick(RELEASER);
+        retired
+    }
+
+    fn sync_beside(&self, to: &mut Vec<Self>) {
+        let mut w = self.clone();
+        w.syncer = match self.syncer {
+            Syncer::Idle | Syncer::Ended(_) => return,
+            Syncer::Running(n) => {
+                if let Some(mut w) = self.fault() {
+                    w.syncer = Syncer::Ended(false);
+                    w.kick(WRITER);
+                    to.push(w);
+                }
+                for r in &mut w.store {
+                    r.durable = r.written;
+                }
+                Syncer::Retiring(n)
+            }
+            Syncer::Retiring(n) if w.retire_saved(n) => Syncer::Retiring(n - 1),
+            Syncer::Retiring(_) => {
+                w.kick(WRITER);
+                Syncer::Ended(true)
+            }
+        };
+        to.push(w);
+    }
+
     fn save(&self, case: &Case, to: &mut Vec<Self>) {
         let mut w = self.clone();
         match self.writer {
             Writer::Idle => return,
             Writer::Next if w.q.broken => {
+                (w.syncing, w.batch) = (false, 0);
                 w.writer = if let Some(p) = w.q.retire() {
                     assert_ne!(p.slice.read, Read::UnderWay, "freed, and its read is under way");
                     w.give_back();
@@ -645,7 +730,26 @@ impl World {
                     Writer::Idle
                 };
             }
-            Writer::Next => w.writer = Writer::Collecting,
+            Writer::Next => w.writer = Writer::Beside,
+            Writer::Beside => {
+                if let Syncer::Ended(well) = w.syncer {
+                    (w.syncer, w.syncing) = (Syncer::Idle, false);
+                    if !well {
+                        w.writer = Writer::Marking;
+                        return to.push(w);
+                    }
+                }
+                if !w.syncing && w.batch > 0 {
+                    if let Some(mut w) = w.fault() {
+                        w.writer = Writer::Marking;
+                        to.push(w);
+                    }
+                    w.record(w.batch);
+                    w.syncer = Syncer::Running(w.batch);
+                    (w.syncing, w.batch) = (true, 0);
+                }
+                w.writer = Writer::Collecting;
+            }
             Writer::Collecting => {
                 let (mut n, few) = (0, if case.strict { 3 } else { 0 });
                 w.writer = match w.q.collect(few, |_| {
@@ -656,7 +760,19 @@ impl World {
                         w.finish_if_due();
                         Writer::Idle
                     }
-                    Next::Batch => Writer::Writing(n),
+                    Next::Batch => {
+                        if case.strict && case.beside {
+                            w.writer = Writer::WritingData(n);
+                            to.push(w.clone());
+                        }
+                        if w.syncing {
+                            w.q.put_back(n);
+                            Writer::Idle
+                        } else {
+                            assert_eq!((w.batch, w.q.taken), (0, n));
+                            Writer::Writing(n)
+                        }
+                    }
                     Next::Failed(_) => Writer::Marking,
                     Next::Unread(..) => {
                         assert!(!self.oldest(0).ahead, "broken by what was read ahead");
@@ -665,25 +781,21 @@ impl World {
                     Next::Ahead => Writer::Dropping,
                 };
             }
+            Writer::WritingData(n) => {
+                if let Some(mut w) = self.fault() {
+                    w.writer = Writer::Marking;
+                    to.push(w);
+                }
+                w.batch += n;
+                w.writer = Writer::Next;
+            }
             Writer::Writing(n) => {
                 if let Some(mut w) = self.fault() {
                     w.writer = Writer::Marking;
                     to.push(w);
                 }
-                for i in 0..n {
-                    let run = self.oldest(i).slice;
-                    assert_eq!(run.read, Read::Done, "saved without having been read");
-                    for c in run.start..run.end {
-                        let c = c as usize;
-                        assert_eq!(
-                            run.content[c], OLD,
-                            "what was written is taken for the old content"
-                        );
-                        assert!(!w.store[c].written, "a chunk is saved twice");
-                        w.store[c].written = true;
-                    }
-                }
-                w.writer = if case.strict { Writer::Syncing(n) } else { Writer::Inserting(n) };
+                w.record(n);
+                w.writer = if case.strict { Writer::Syncing(n) } else { Writer::Retiring(n) };
             }
             Writer::Syncing(n) => {
                 if let Some(mut w) = self.fault() {
@@ -693,22 +805,10 @@ impl World {
                 for r in &mut w.store {
                     r.durable = r.written;
                 }
-                w.writer = Writer::Inserting(n);
-            }
-            Writer::Inserting(n) => {
-                for i in 0..n {
-                    let run = self.oldest(i).slice;
-                    (run.start..run.end).for_each(|c| w.saved |= 1 << c);
-                }
                 w.writer = Writer::Retiring(n);
             }
             Writer::Retiring(n) => {
-                for _ in 0..n {
-                    assert!(w.q.retire().is_some());
-                    w.give_back();
-                }
-                w.kick(RELEASER);
-                w.writer = Writer::Next;
+                w.writer = if w.retire_saved(n) { Writer::Retiring(n - 1) } else { Writer::Next };
             }
             Writer::Dropping => {
                 if w.q.drop_ahead().is_some() {
@@ -932,6 +1032,9 @@ fn a_small_batch_waits_for_reads_that_are_under_way() {
             n += 1;
             true
         });
+        if next == Next::Batch {
+            q.put_back(n);
+        }
         (next, n)
     };
     assert!(q.park(bio(Write, 0, 0b111), 1).is_ok());
@@ -955,8 +1058,8 @@ fn a_small_batch_waits_for_reads_that_are_under_way() {
 
 fn states(bios: &'static [Bio], faults: u8, memory: u64, ahead: u8) {
     let mut states = 0;
-    for strict in [true, false] {
-        states += explore(&Case { bios, strict, faults, memory, ahead });
+    for (strict, beside) in [(true, false), (true, true), (false, false)] {
+        states += explore(&Case { bios, strict, beside, faults, memory, ahead });
     }
     println!("{bios:?}, {faults} faults, memory for {memory}, {ahead} ahead: {states} states");
     assert!(states > 10_000, "the model has come to a standstill: {states} states");
