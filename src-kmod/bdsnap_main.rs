@@ -78,7 +78,7 @@ module! {
             description: "Memory for pre-images in MiB; 0: 64 or a sixteenth of the memory",
         },
         read_ahead_kib: u32 {
-            default: 16384,
+            default: 12288,
             description: "Most that is saved ahead of sequential writes, in KiB, at most a quarter of mem_limit_mib; 0: nothing",
         },
         min_free_mib: u32 {

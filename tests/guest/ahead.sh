@@ -30,11 +30,11 @@ copy /dev/vda a.before
 activate --durability "$how" $device
 stream 4 3
 is "$how: three MiB are no stream" "closed 0" "$(the_end 3)"
-stream 10 24
-read -r state more <<<"$(the_end 24)"
+stream 10 16
+read -r state more <<<"$(the_end 16)"
 is "$how: a stream" closed "$state"
 atleast "$how: was read ahead of (MiB)" 4 "$more"
-atmost "$how: no further than half of it (MiB)" 12 "$more"
+atmost "$how: no further than half of it (MiB)" 8 "$more"
 atmost "$how: in not too much memory" $((65 * mib)) "$(status module.memory_peak_bytes)"
 
 # What cannot be read lies ahead; nobody needs it.
