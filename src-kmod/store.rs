@@ -85,22 +85,21 @@ impl Places {
         ends: (u64, u64),
         batch: Option<u64>,
     ) -> Result<bool> {
-        let mut taken = true;
-        let mut fill = |file: &File, place: &mut Prefill, end| {
-            let zeros = batch.map_or(0, |bytes| place.zeros(bytes, end));
-            if zeros == 0 {
-                return end;
-            }
-            // A quota, say. What has to be written may still fit.
-            taken &= file.write_zeros(zeros, end).is_ok();
-            end + if taken { zeros } else { 0 }
-        };
-        let ends = (fill(dat, &mut self.dat, ends.0), fill(map, &mut self.map, ends.1));
+        let filled =
+            (fill(dat, &mut self.dat, batch, ends.0), fill(map, &mut self.map, batch, ends.1));
         dat.fsync_both(map)?;
-        self.dat.grown(ends.0);
-        self.map.grown(ends.1);
-        Ok(taken)
+        self.dat.grown(filled.0.unwrap_or(ends.0));
+        self.map.grown(filled.1.unwrap_or(ends.1));
+        Ok(filled.0.is_some() && filled.1.is_some())
     }
+}
+
+/// Writes zeros behind `end`, as many as are good for a batch of so many bytes of data, if any; returns where they
+/// end. `None`: they were refused.
+fn fill(file: &File, place: &mut Prefill, batch: Option<u64>, end: u64) -> Option<u64> {
+    let zeros = batch.map_or(0, |bytes| place.zeros(bytes, end));
+    // A quota, say. What has to be written may still fit.
+    (zeros == 0 || file.write_zeros(zeros, end).is_ok()).then_some(end + zeros)
 }
 
 /// Why a session is broken.
@@ -196,8 +195,8 @@ pub(crate) struct Files {
     header: Option<KBox<Header>>,
 }
 
-// SAFETY: The batch holds addresses of slices in the session's ring, which only
-// the writer, who has these files, takes out.
+// SAFETY: The batch holds addresses of slices in the session's ring. The writer, who has these
+// files, takes those out; the syncer takes out those of the batch before.
 unsafe impl Send for Files {}
 
 fn c_name(bytes: &[u8]) -> Result<CString> {
@@ -364,8 +363,7 @@ impl Files {
 
     /// Writes the slices in `self.batch` and their records; in `strict` makes
     /// them durable. Returns how many they are, to be retired. On an error the session has to
-    /// be broken: what the files
-    /// hold beyond their known lengths does not count.
+    /// be broken: what the files hold beyond their known lengths does not count.
     pub(crate) fn write_batch(&mut self, session: &Session) -> Result<usize> {
         let room = self.write_data(session, 0)?;
         self.write_records(session)?;
@@ -392,15 +390,14 @@ impl Files {
     /// Writes the data of the slices in `self.batch` from the `from`th on, behind that of the others.
     /// Returns whether the store has more room than is needed.
     pub(crate) fn write_data(&mut self, session: &Session, from: usize) -> Result<bool> {
-        let room = self.check_space(session, from)?;
+        let bytes = self.bytes(from);
+        let room = self.check_space(session, bytes, self.batch.slices.len() - from)?;
         if self.dir.is_none() {
             self.make_dir(session)?;
         }
         let dat = self.dat.as_ref().ok_or(EBADF)?;
-        let strict = session.durability == Durability::Strict;
-        let bytes = self.bytes(from);
         // In `async` the page cache takes a burst faster than the device.
-        let direct = self.direct.as_ref().filter(|_| strict && bytes > MAX_BATCH);
+        let direct = self.direct.as_ref().filter(|_| self.is_large(session, from));
         if from == 0 {
             self.batch.sum = Sum::default();
             self.buf.clear();
@@ -416,7 +413,7 @@ impl Files {
         // An earlier batch may have failed half-way.
         self.gather.clear();
         for &slice in &self.batch.slices[from..] {
-            // SAFETY: In the ring, which only this writer takes from; its
+            // SAFETY: In the ring, until this writer lets the batch go; its
             // read has ended, so nobody changes it.
             let slice = unsafe { &*slice };
             let bytes = slice.bytes as usize;
@@ -477,11 +474,9 @@ impl Files {
         let mut one_flush = false;
         if let Some(places) = &mut self.places {
             one_flush = places.one_flush && places.map.holds(ends.1);
-            let zeros = places.map.zeros(0, ends.1);
-            // Where there is hardly any room, or none, only what has to be written comes there.
-            let low = session.store_low.load(Ordering::Relaxed);
-            let taken = zeros != 0 && !low && map.write_zeros(zeros, ends.1).is_ok();
-            self.map_end = ends.1 + if taken { zeros } else { 0 };
+            // Records are few, however large the batch is. With hardly any room only they come there.
+            let room = !session.store_low.load(Ordering::Relaxed);
+            self.map_end = fill(map, &mut places.map, room.then_some(0), ends.1).unwrap_or(ends.1);
         }
         let slices = self.batch.slices.len();
         self.syncing = Some((self.batch.sum, self.sector_of(session, 0)));
@@ -515,7 +510,7 @@ impl Files {
     /// The disk's sector that the batch's `i`th slice begins with.
     pub(crate) fn sector_of(&self, session: &Session, i: usize) -> u64 {
         self.batch.slices.get(i).map_or(session.geo.on_disk().start, |&slice| {
-            // SAFETY: In the ring, which only this writer takes from.
+            // SAFETY: In the ring, until this writer lets the batch go.
             session.geo.sectors_of(unsafe { &(*slice).run }).start
         })
     }
@@ -544,16 +539,15 @@ impl Files {
     /// Bytes of data in the batch, from the `from`th slice on.
     fn bytes(&self, from: usize) -> u64 {
         let slices = self.batch.slices.iter().skip(from);
-        // SAFETY: In the ring, which only this writer takes from.
+        // SAFETY: In the ring, until this writer lets the batch go.
         slices.map(|&slice| u64::from(unsafe { (*slice).bytes })).sum()
     }
 
-    /// ENOSPC if the batch from the `from`th slice on would leave less than the least free space.
+    /// ENOSPC if so many more bytes of data and their records would leave less than the least free space.
     /// Returns whether there is more than is needed.
-    fn check_space(&mut self, session: &Session, from: usize) -> Result<bool> {
+    fn check_space(&mut self, session: &Session, bytes: u64, records: usize) -> Result<bool> {
         let (total, free) = self.store.as_ref().ok_or(ENOENT)?.space()?;
-        let records = (self.batch.slices.len() - from) * RECORD_LEN;
-        let free = free.saturating_sub(self.bytes(from) + records as u64);
+        let free = free.saturating_sub(bytes + (records * RECORD_LEN) as u64);
         let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
         let room = free >= min.saturating_mul(2).max(min.saturating_add(AHEAD_ROOM));
         if !room {

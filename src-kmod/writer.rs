@@ -5,9 +5,10 @@
 use crate::core_state::core;
 use crate::live::{Kind, Token};
 use crate::pure::format::Durability;
+use crate::pure::plan::Chunks;
 use crate::pure::prefill;
-use crate::pure::queue::{Failure, Next};
-use crate::session::{errno_of, error_of, Pending, Session};
+use crate::pure::queue::Next;
+use crate::session::{error_of, Pending, Queue, Session};
 use crate::store::{Files, Why};
 use crate::sys::NoIo;
 use ::core::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::workqueue::WorkItem;
 
-/// Most bytes that are written at a time: what comes meanwhile may have been made durable when they are.
+/// Most bytes that are written at a time.
 const BATCH_BYTES: u64 = 4 << 20;
 
 impl WorkItem<2> for Session {
@@ -53,10 +54,11 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
         if this.beginning.lock().is_none() {
             return;
         }
-        let (next, from) = match sync_beside(this, files) {
-            Ok(()) => collect(this, files),
-            Err((e, sector)) => (Next::Failed(Failure { errno: errno_of(e), sector }), 0),
-        };
+        if let Err((e, sector)) = sync_beside(this, files) {
+            give_up(this, files, e, sector);
+            continue;
+        }
+        let (next, from) = collect(this, files);
         match next {
             Next::Nothing => return,
             Next::Failed(f) => give_up(this, files, error_of(f.errno), f.sector),
@@ -139,19 +141,15 @@ fn collect(this: &Session, files: &mut Files) -> (Next, usize) {
 /// free. Those of a session that broke meanwhile are left to [`retire_broken`].
 pub(crate) fn retire_saved(this: &Arc<Session>, slices: usize) {
     let mut bytes = 0;
+    let saved = |run: &Chunks| {
+        this.saved().insert(run.start, run.end);
+        if this.durability == Durability::Strict {
+            this.sampler.lock().offer(run.start);
+        }
+    };
     for _ in 0..slices {
-        let mut q = this.queue.lock();
-        let retired = q.retire_saved(|run| {
-            this.saved().insert(run.start, run.end);
-            if this.durability == Durability::Strict {
-                this.sampler.lock().offer(run.start);
-            }
-        });
-        this.note_ring(&q);
-        drop(q);
-        let Some(pending) = retired else { break };
-        bytes += u64::from(pending.slice.bytes);
-        free(this, pending);
+        let Some(retired) = take_out(this, |q| q.retire_saved(saved)) else { break };
+        bytes += retired;
     }
     core().budget.release(this, bytes);
     this.kick_releaser();
@@ -160,35 +158,31 @@ pub(crate) fn retire_saved(this: &Arc<Session>, slices: usize) {
 /// Takes the slices of a broken session out of the ring, up to the first whose read is under way.
 fn retire_broken(this: &Session) {
     let mut bytes = 0;
-    loop {
-        let mut q = this.queue.lock();
-        let retired = q.retire();
-        this.note_ring(&q);
-        drop(q);
-        let Some(pending) = retired else { break };
-        bytes += u64::from(pending.slice.bytes);
-        free(this, pending);
+    while let Some(retired) = take_out(this, Queue::retire) {
+        bytes += retired;
     }
     core().budget.release(this, bytes);
 }
 
-/// The memory of a slice that is in the ring no more, and whose bios are ready.
-fn free(this: &Session, mut pending: Pending) {
-    while let Some(page) = pending.slice.pages.pop() {
+/// Takes a slice out of the ring, if `which` does, and frees its memory; returns its bytes, which are to be given
+/// back to the budget.
+fn take_out(this: &Session, which: impl FnOnce(&mut Queue) -> Option<Pending>) -> Option<u64> {
+    let mut q = this.queue.lock();
+    let pending = which(&mut q);
+    this.note_ring(&q);
+    // Nothing is freed under the lock.
+    drop(q);
+    let mut slice = pending?.slice;
+    while let Some(page) = slice.pages.pop() {
         this.give_back(page);
     }
+    Some(slice.bytes.into())
 }
 
 /// Takes out the oldest slice, which was read ahead in vain. Bios that need chunks
 /// of it have those read again, and no others.
 fn drop_ahead(this: &Arc<Session>) {
-    let mut q = this.queue.lock();
-    let dropped = q.drop_ahead();
-    this.note_ring(&q);
-    drop(q);
-    if let Some(pending) = dropped {
-        let bytes = pending.slice.bytes.into();
-        free(this, pending);
+    if let Some(bytes) = take_out(this, Queue::drop_ahead) {
         core().budget.release(this, bytes);
         this.kick_reader();
         this.kick_releaser();

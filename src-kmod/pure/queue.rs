@@ -11,8 +11,8 @@
 //!
 //! The rules, which the tests try in all orders of small cases:
 //!
-//! * The reader alone adds slices and the writer alone retires them, in the
-//!   same order. So a bio need not know which slices it waits for: it hangs on
+//! * The reader alone adds slices and the writer alone takes them, in the same order; it or the
+//!   syncer retires them, in that order, too. So a bio need not know which slices it waits for: it hangs on
 //!   the youngest at the time, and when that one is retired all its own are.
 //! * Once a session is broken its bios go, so a read that ends later may see
 //!   what they wrote: nothing is collected any more.

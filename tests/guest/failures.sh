@@ -16,8 +16,6 @@ table() {
 	error) echo "0 $size error" ;;
 	esac
 }
-# switch NAME TABLE
-switch() { dmsetup suspend --noflush --nolockfs "$1" && dmsetup reload "$1" --table "$2" && dmsetup resume "$1"; }
 # new_store DISK: at /snapshot, over the dm device `store`
 new_store() {
 	dmsetup create store --table "$(table "$1")"

@@ -66,6 +66,8 @@ column() {
 }
 # random MIB FILE
 random() { dd if=/dev/urandom of="$2" bs=1M count="$1" status=none; }
+# switch NAME TABLE: the table of that dm device; what is written to it meanwhile waits
+switch() { dmsetup suspend --noflush --nolockfs "$1" && dmsetup reload "$1" --table "$2" && dmsetup resume "$1"; }
 # complete: the last line of each script
 complete() { echo "complete" >&2; }
 

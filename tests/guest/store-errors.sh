@@ -9,8 +9,6 @@
 limit=3000 # hold_timeout_ms
 sectors=$(blockdev --getsz /dev/vdb)
 whole="0 $sectors linear /dev/vdb 0"
-# switch TABLE: what is written to the store meanwhile waits
-switch() { dmsetup suspend --noflush --nolockfs store && dmsetup reload store --table "$1" && dmsetup resume store; }
 # new_store MKFS-OPTION...
 new_store() {
 	mkfs.ext4 -q -F -m 0 "$@" /dev/mapper/store
@@ -173,7 +171,7 @@ for journal in has_journal ^has_journal; do
 		at=$((sectors * percent / 100 / 8 * 8))
 		begin
 		overwrite /mnt/file 1
-		switch "0 $at linear /dev/vdb 0
+		switch store "0 $at linear /dev/vdb 0
 $at $((sectors - at)) error"
 		overwrite /mnt/file 2 4 || not_ok "$name: the writes go on"
 		in_time "$name"
@@ -181,7 +179,7 @@ $at $((sectors - at)) error"
 		if [ "$state" = broken ]; then told "$name" "$(status devices.0.errno)"; fi
 		umount /mnt || not_ok "$name: umount"
 		state=$(status devices.0.state) errno=$(status devices.0.errno)
-		switch "$whole"
+		switch store "$whole"
 		mended
 		if [ "$state" = broken ]; then
 			refused "$name"

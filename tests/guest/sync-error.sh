@@ -8,8 +8,6 @@
 
 sectors=$(blockdev --getsz /dev/vdb)
 whole="0 $sectors linear /dev/vdb 0"
-# switch TABLE: what is written to the store meanwhile waits
-switch() { dmsetup suspend --noflush --nolockfs store && dmsetup reload store --table "$1" && dmsetup resume store; }
 # write SEEK COUNT: MiB, four at a time
 write() { dd if=/dev/urandom of=/dev/vda bs=4M seek=$(($1 / 4)) count=$(($2 / 4)) oflag=direct conv=notrunc status=none; }
 
@@ -31,12 +29,12 @@ for before in 0 8; do
 	# Its fourth block, by which the header and the status are over
 	block=$(filefrag -b4096 -v "$map" | awk '$1 ~ /^[0-9]+:$/ { gsub(/[.:]/, " "); if ($2 <= 3 && 3 <= $3) print $4 + 3 - $2 }')
 	at=$((block * 8))
-	switch "0 $at linear /dev/vdb 0
+	switch store "0 $at linear /dev/vdb 0
 $at 8 error
 $((at + 8)) $((sectors - at - 8)) linear /dev/vdb $((at + 8))"
 	write 32 16 || not_ok "$name: the writes go on"
 	is "$name: broken" "broken 5" "$(status devices.0.state) $(status devices.0.errno)"
-	switch "$whole"
+	switch store "$whole"
 	bdsnap settle --raw || not_ok "$name: settle"
 	is "$name: the store says so" "broken 5" "$(last state /dev/vda) $(last errno /dev/vda)"
 	try bdsnap-restore /dev/vda latest --yes

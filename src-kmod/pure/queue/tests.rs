@@ -427,9 +427,7 @@ impl World {
     fn finish_if_due(&mut self) {
         if self.may_finish() {
             self.finished = true;
-            for r in &mut self.store {
-                r.durable = r.written;
-            }
+            self.flush();
         }
     }
 
@@ -677,6 +675,12 @@ impl World {
         }
     }
 
+    fn flush(&mut self) {
+        for r in &mut self.store {
+            r.durable = r.written;
+        }
+    }
+
     /// One of `n` slices. False: there are none left, or it is no more for this.
     fn retire_saved(&mut self, n: usize) -> bool {
         let Self { q, saved, .. } = self;
@@ -700,9 +704,7 @@ impl World {
                     w.kick(WRITER);
                     to.push(w);
                 }
-                for r in &mut w.store {
-                    r.durable = r.written;
-                }
+                w.flush();
                 Syncer::Retiring(n)
             }
             Syncer::Retiring(n) if w.retire_saved(n) => Syncer::Retiring(n - 1),
@@ -802,9 +804,7 @@ impl World {
                     w.writer = Writer::Marking;
                     to.push(w);
                 }
-                for r in &mut w.store {
-                    r.durable = r.written;
-                }
+                w.flush();
                 w.writer = Writer::Retiring(n);
             }
             Writer::Retiring(n) => {
