@@ -47,12 +47,28 @@ GUEST_DROPS='sound drivers/gpu drivers/hwmon drivers/iio drivers/infiniband driv
 # What finds the root file system, on top of what is built in
 INITRAMFS_MODULES='virtio_blk erofs overlay'
 
+# kept_guest_kernel KVER: of a kernel that the archive has dropped, what an older entry of the cache has
+kept_guest_kernel() {
+	local archive entry
+	kernel_of "$1"
+	archive=$(archive_kernels "$KSUITE")
+	[[ $'\n'$archive != *$'\n'"$1 "* ]] || return 0
+	for entry in "$CACHE/guest-$1".*/.complete; do
+		[ ! -e "$entry" ] || echo "${entry%/.complete}"
+	done | head -n 1
+}
+
 make_guest_kernel() {
-	local kver=$1 root=$2 built=$3 dir=$4 package drop lib module file
+	local kver=$1 root=$2 built=$3 dir=$4 kept package drop lib module file
 	lib=$dir/modules/usr/lib/modules/$kver
+	kept=''
+	[ -n "$built" ] || kept=$(kept_guest_kernel "$kver")
 	if [ -n "$built" ]; then
 		cp -r "$built/modules" "$built/vmlinuz" "$dir/"
 		rm -f "$lib/build"
+	elif [ -n "$kept" ]; then
+		cp -r "$kept/modules" "$kept/vmlinuz" "$dir/"
+		rm "$dir/modules/lib"
 	else
 		kernel_of "$kver"
 		private_apt_update "$SUITE"
