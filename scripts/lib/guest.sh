@@ -25,7 +25,7 @@ emulator() {
 
 GUEST_PACKAGES=udev,kmod,mount,util-linux,procps,psmisc,strace,jq,xxd,attr,acl,\
 e2fsprogs,xfsprogs,btrfs-progs,dosfstools,exfatprogs,f2fs-tools,nilfs-tools,udftools,util-linux-extra,ntfs-3g,jfsutils,erofs-utils,squashfs-tools,\
-dmsetup,mdadm,cryptsetup-bin,lvm2,thin-provisioning-tools,kpartx,fdisk,gdisk,parted,fio,stress-ng,busybox-static
+dmsetup,mdadm,cryptsetup-bin,lvm2,thin-provisioning-tools,kpartx,fdisk,gdisk,parted,sg3-utils,eject,fio,stress-ng,busybox-static
 
 make_guest_root() {
 	make_chroot trixie "$GUEST_PACKAGES" "$1"
