@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# thread: multi
 # timeout: 500
 #
 # Random calls of the control interface while a session runs, and links planted in the store.

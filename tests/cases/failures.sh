@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# thread: multi
 # timeout: 900
 #
 # Whatever happens to the store, the origin's writes go on, and the session does not pass for a whole one.

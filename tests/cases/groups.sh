@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# thread: multi
 # timeout: 900
 #
 # File systems of several devices: their sessions know each other.

@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# thread: multi
 # timeout: 400
 #
 # Much to save in little memory: the bound holds, the writes and the past are right.

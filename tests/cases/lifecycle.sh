@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# thread: multi
 # timeout: 400
 #
 # Loads and unloads; partitions, blocks of 4 KiB, an odd end, discards and zeroes.
@@ -8,7 +9,7 @@
 
 for name in vda vdb vdc; do disk $name 64M; done
 disk vdd $((64 * 1048576 + 512))
-guest "no complaint, nothing left behind" --thread single --disk "$dir/vda" --disk "$dir/vdb" \
+guest "no complaint, nothing left behind" --disk "$dir/vda" --disk "$dir/vdb" \
 	--disk "$dir/vdc,logical_block_size=4096,physical_block_size=4096" --disk "$dir/vdd" -- lifecycle.sh
 { read -r start; read -r size; } <"$share/where"
 dd if="$share/a-partition.a" of="$dir/partition" bs=512 skip="${start:-0}" count="${size:-0}" status=none
