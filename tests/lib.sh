@@ -12,10 +12,13 @@ trap 'exit 143' TERM INT HUP
 share=$dir/share
 mkdir "$share"
 failed=0
+# One kernel for all guests of a case, also where the case is run by itself.
+BDSNAP_KERNEL=$("$top/scripts/kernel") || exit
+export BDSNAP_KERNEL
 # How the guests' processors are emulated (`# thread: multi` in the case): with `multi`, in parallel; with `multi debug`,
 # only on the debug kernel, since it lasts longer than in one thread. An option of a guest's own comes after it.
 read -r guest_thread guest_kernel < <(sed -n "1,20s/^# thread: *//p" "$0") || :
-[ "$guest_kernel" != debug ] || [[ ${BDSNAP_KERNEL:-} = *debug ]] || guest_thread=''
+[ "$guest_kernel" != debug ] || [[ $BDSNAP_KERNEL = *-debug ]] || guest_thread=''
 
 ok() { echo "ok $*"; }
 not_ok() {
@@ -60,7 +63,7 @@ guest() {
 	local script=$2
 	shift 2
 	status=0
-	"$top/scripts/vm" ${BDSNAP_KERNEL:+--kernel "$BDSNAP_KERNEL"} --share "$share" --log "$dir/log" ${guest_thread:+--thread "$guest_thread"} \
+	"$top/scripts/vm" --share "$share" --log "$dir/log" ${guest_thread:+--thread "$guest_thread"} \
 		${options[@]+"${options[@]}"} -- bash "/tests/guest/$script" "$@" >"$dir/out" || status=$?
 	cat "$dir/out"
 	if grep -q '^not ok ' "$dir/out"; then failed=1; fi

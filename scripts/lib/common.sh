@@ -6,7 +6,6 @@
 
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 CACHE=${BDSNAP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bdsnap}
-DEFAULT_KVER=${BDSNAP_KERNEL:-7.3.4+deb13-amd64}
 shopt -s inherit_errexit
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 
@@ -17,14 +16,16 @@ usage() { sed -n '4,/^$/s/^#\( \|$\)//p' "$0"; }
 
 # ---- the cache ----
 
+# entry_of NAME KEY: the entry's folder, whether it exists or not
+entry_of() { echo "$CACHE/$1.$(printf '%s' "$2" | sha256sum | cut -c1-16)"; }
+
 # cached NAME KEY BUILDER [ARG...]: sets ENTRY to a directory that BUILDER filled for this KEY.
 # An entry is immutable and has its key in its name, so that one in use is never replaced; it is
 # built aside and renamed, so that an interrupted build leaves nothing that looks like an entry.
 cached() {
-	local name=$1 key=$2 entry lock
+	local name=$1 entry lock
+	entry=$(entry_of "$1" "$2")
 	shift 2
-	key=$(printf '%s' "$key" | sha256sum | cut -c1-16)
-	entry=$CACHE/$name.$key
 	if [ ! -e "$entry/.complete" ]; then
 		[ "$(id -u)" = 0 ] || die "must run as root"
 		mkdir -p "$CACHE/lock"
@@ -128,27 +129,18 @@ mirror() {
 
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# sources SUITE: apt's source lines for a suite and its backports
+# sources SUITE: apt's source lines for a suite and its backports; experimental is an addition to sid
 sources() {
 	local url
 	url=$(mirror)
 	echo "deb [signed-by=$KEYRING] $url $1 main"
 	case $1 in
 	bookworm | trixie) echo "deb [signed-by=$KEYRING] $url $1-backports main" ;;
+	experimental) echo "deb [signed-by=$KEYRING] $url sid main" ;;
 	esac
 }
 
-# ---- kernels ----
-
-# kernel_of KVER: sets SUITE, the release whose rustc built the kernel, and KSUITE, where the
-# kernel's packages are.
-kernel_of() {
-	case $1 in
-	*+deb13-* | *-debug) SUITE=trixie KSUITE=trixie-backports ;;
-	*+deb14-*) SUITE=forky KSUITE=forky ;;
-	*) die "which Debian release built the kernel $1? (add it to kernel_of in scripts/lib/common.sh)" ;;
-	esac
-}
+# ---- foreign suites ----
 
 # private_apt SUITE COMMAND...: apt-get or apt-cache with a state of its own for a foreign suite
 private_apt() {
@@ -175,13 +167,132 @@ private_apt_update() {
 	) 9>"$CACHE/lock/apt-$1"
 }
 
+# ---- kernels ----
+
+# A kernel is named by suite and series, or by its version; see scripts/kernel.
+DEFAULT_KERNEL=${BDSNAP_KERNEL:-trixie-backports}
+# The first series that the module can use: what it needs of Rust, older ones lack. Nothing else here decides that.
+FIRST_SERIES=7.2
+TOO_OLD="the module needs Linux $FIRST_SERIES or later, older ones lack what it needs of Rust"
+# As in 7.3.4+deb13-amd64. Cloud and rt kernels are none of ours.
+KVER_PATTERN='[0-9]+[.][0-9.]+(-rc[0-9]+)?([+][a-z0-9.~]+)?'
+
+# series_of KVER: 7.3 for 7.3.4+deb13-amd64
+series_of() { sed -E 's/^([0-9]+\.[0-9]+).*/\1/' <<<"$1"; }
+# usable KVER|SERIES
+usable() { dpkg --compare-versions "$(series_of "$1")" ge "$FIRST_SERIES"; }
+
+# archive_kernels SUITE: `KVER VERSION` of each kernel in the archive, the newest first; VERSION is that of its packages
+archive_kernels() {
+	local base=${1%-backports} list new names
+	private_apt_update "$base"
+	list=$CACHE/apt/$base/kernels-$1
+	# Kept, since apt-cache takes seconds on a busy machine.
+	if [ ! "$list" -nt "$CACHE/apt/$base/updated" ]; then
+		names=$(private_apt "$base" apt-cache search --names-only "^linux-headers-$KVER_PATTERN-amd64\$" | cut -d ' ' -f 1)
+		new=$(mktemp "$list.XXXXXX")
+		# shellcheck disable=SC2086
+		[ -z "$names" ] || private_apt "$base" apt-cache madison $names |
+			awk -F '[ |]+' -v suite="$1/main" '{ sub(/^ +/, "") } $4 == suite { sub(/^linux-headers-/, "", $1); print $1, $2 }' |
+			sort -k 2,2Vr | awk '!seen[$1]++' >"$new"
+		mv "$new" "$list"
+	fi
+	cat "$list"
+}
+
+# cached_kernels SUITE: those that the cache has headers and an image of, the newest first
+cached_kernels() {
+	local entry kver
+	# Those of a release itself are too old.
+	[ "$1" != trixie ] || return 0
+	for entry in "$CACHE"/guest-[0-9]*/.complete; do
+		kver=${entry%.*/.complete}
+		kver=${kver##*/guest-}
+		[ ! -e "$(entry_of "module-chroot-$kver" "${1%-backports} 1")/.complete" ] || echo "$kver"
+	done | sort -Vru
+}
+
+# usable_kernels SERIES: of lines that begin with a KVER, those KVERs that are usable and, if a series is given, of it
+usable_kernels() {
+	local kver _
+	while read -r kver _; do
+		if [ -n "$kver" ] && usable "$kver" && [ "${1:-$(series_of "$kver")}" = "$(series_of "$kver")" ]; then echo "$kver"; fi
+	done
+}
+
+# no_kernel WHY: ends with status 3
+no_kernel() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 3; }
+
+# resolve_kernel KERNEL: sets KVER. Within one run of scripts/test each name has one meaning, $BDSNAP_KERNELS.
+resolve_kernel() {
+	local name=$1 suite=${1%%/*} series='' has
+	KVER=''
+	if [[ $name =~ ^$KVER_PATTERN-(amd64|debug)$ ]]; then
+		usable "$name" || no_kernel "no kernel $name: $TOO_OLD"
+		KVER=$name
+		return
+	fi
+	case $suite in
+	trixie | trixie-backports | forky | sid | experimental | debug) ;;
+	*) die "which kernel is $name? (see scripts/kernel --help)" ;;
+	esac
+	if [[ $name = */* ]]; then
+		series=${name#*/}
+		[[ $series =~ ^[0-9]+\.[0-9]+$ && $suite != debug ]] || die "which kernel is $name? (see scripts/kernel --help)"
+		usable "$series" || no_kernel "no kernel of $name: $TOO_OLD"
+	fi
+	if [ -e "${BDSNAP_KERNELS:-}" ]; then
+		KVER=$(awk -v name="$name" '!found && $1 == name { found = $2 } END { print found }' "$BDSNAP_KERNELS")
+		[ -z "$KVER" ] || return 0
+	fi
+	if [ "$name" = debug ]; then
+		resolve_kernel trixie-backports
+		KVER=${KVER%%+*}-debug
+	else
+		has=$(archive_kernels "$suite")
+		KVER=$(usable_kernels "$series" <<<"$has" | sed -n 1p)
+		if [ -z "$KVER" ]; then
+			KVER=$(cached_kernels "$suite" | usable_kernels "$series" | sed -n 1p)
+			has=$(cut -d ' ' -f 1 <<<"$has" | paste -sd ' ')
+			[ -n "$KVER" ] || no_kernel "Debian's $suite has no kernel ${series:+of $series }that will do (any more), only: ${has:-none}." \
+				"Name another suite or series (scripts/kernel --help); $TOO_OLD"
+			info "Debian's $suite has no such kernel any more; the cache has one"
+		fi
+	fi
+	info "the kernel $name is $KVER"
+	[ -z "${BDSNAP_KERNELS:-}" ] || echo "$name $KVER" >>"$BDSNAP_KERNELS"
+}
+
+# kernel_of KVER: sets SUITE, the release whose rustc built the kernel, and KSUITE, where the kernel's packages are
+kernel_of() {
+	local suite
+	case $1 in
+	*+deb13-* | *-debug)
+		SUITE=trixie KSUITE=trixie-backports
+		return
+		;;
+	esac
+	# Such a kernel goes from suite to suite. What the cache has comes first: it may be nowhere else.
+	for suite in forky sid experimental; do
+		SUITE=$suite KSUITE=$suite
+		[ ! -e "$(entry_of "module-chroot-$1" "$suite 1")/.complete" ] || return 0
+	done
+	for suite in forky sid experimental; do
+		SUITE=$suite KSUITE=$suite
+		[[ $'\n'$(archive_kernels "$suite") != *$'\n'"$1 "* ]] || return 0
+	done
+	SUITE=forky KSUITE=forky
+}
+
 # kernel_version KVER: the Debian version of that kernel's packages
 kernel_version() {
-	local version
+	local has version
 	kernel_of "$1"
-	private_apt_update "$SUITE"
-	version=$(private_apt "$SUITE" apt-cache show "linux-headers-$1" | awk '!v && /^Version: / { v = $2 } END { print v }')
-	[ -n "$version" ] || die "Debian's $KSUITE has no linux-headers-$1 (any more)"
+	has=$(archive_kernels "$KSUITE")
+	version=$(awk -v kver="$1" '$1 == kver { print $2 }' <<<"$has")
+	has=$(usable_kernels '' <<<"$has" | paste -sd ' ')
+	[ -n "$version" ] || die "Debian's $KSUITE does not have the kernel $1 (any more), and the cache lacks parts of it." \
+		"Name one that is there (${has:-none is}), or $KSUITE for the newest, with --kernel or BDSNAP_KERNEL"
 	echo "$version"
 }
 
@@ -201,7 +312,7 @@ fresh_mmdebstrap() {
 		--aptopt='APT::Install-Recommends "false"' --aptopt='APT::Sandbox::User "root"' \
 		--dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-		"$1" "$3/root" -
+		"${1/experimental/sid}" "$3/root" -
 }
 
 # in_chroot ROOT [SOURCE:TARGET[:ro]...] -- CMD...: runs CMD in a mount namespace of its own, so that

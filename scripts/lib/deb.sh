@@ -3,9 +3,6 @@
 #
 # Sourced after common.sh and cargo.sh: how the Debian packages are made.
 
-# The first Linux that the module is for: 7.2. Sources of older kernels are of no use.
-FIRST_SERIES=7.2
-
 make_deb_chroot() {
 	make_chroot "$1" build-essential,debhelper,dh-dkms,cargo,rustc,lintian,apt-utils,xz-utils "$2"
 }
@@ -17,7 +14,7 @@ deb_chroot() { cached "deb-chroot-$1" 1 make_deb_chroot "$1"; }
 linux_sources() {
 	private_apt_update "$1"
 	private_apt "$1" apt-cache search --names-only '^linux-source-[0-9.]*$' | cut -d ' ' -f 1 | sort -u | while read -r name; do
-		dpkg --compare-versions "${name#linux-source-}" ge "$FIRST_SERIES" || continue
+		usable "${name#linux-source-}" || continue
 		private_apt "$1" apt-cache madison "$name" | awk -F ' *[|] *' -v name="$name" '{ print name, $2 }' |
 			if [ "$2" = newest ]; then head -n 1; else cat; fi
 	done

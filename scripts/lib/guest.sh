@@ -71,11 +71,12 @@ make_guest_kernel() {
 		rm "$dir/modules/lib"
 	else
 		kernel_of "$kver"
-		private_apt_update "$SUITE"
+		kernel_version "$kver" >/dev/null    # or says that it is gone
 		(
 			mkdir "$dir/debs"
 			cd "$dir/debs" || exit
-			retry private_apt "$SUITE" apt-get download "linux-binary-$kver" "linux-modules-$kver" "linux-base-$kver" >&2
+			retry private_apt "$SUITE" apt-get download "linux-binary-$kver" "linux-modules-$kver" "linux-base-$kver" >&2 ||
+				die "cannot get the kernel $kver from Debian's $KSUITE: if it has gone within the hour, remove $CACHE/apt/$SUITE/updated and try again"
 		)
 		for package in "$dir"/debs/*.deb; do dpkg-deb -x "$package" "$dir/modules"; done
 		mv "$lib/vmlinuz" "$dir/"

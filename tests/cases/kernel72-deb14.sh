@@ -3,6 +3,6 @@
 # tags: full
 # timeout: 1500
 #
-# The same as Debian 14 builds it, with another rustc and another gcc.
+# The newest 7.2 of forky, as Debian 14 builds it, with another rustc and another gcc.
 
-exec "$(dirname "$0")/kernel72.sh" 7.2.12+deb14-amd64
+exec "$(dirname "$0")/kernel72.sh" forky/7.2

@@ -2,11 +2,20 @@
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 1500
 #
-# kernel72.sh [KVER]: the older of the two kernels that the module is made for, where it differs from
-# the newer one. All other cases run with it as well: scripts/test --kernel 7.2.12+deb13-amd64.
+# kernel72.sh [KERNEL]: the older of the two series that the module is made for, where it differs from
+# the newer one. All other cases run with it as well: scripts/test --kernel trixie-backports/7.2.
 
-kver=${1:-7.2.12+deb13-amd64}
 . "$(dirname "$0")/../lib.sh"
+
+kernel=${1:-trixie-backports/7.2}
+status=0
+kver=$("$top/scripts/kernel" "$kernel" 2>"$dir/why") || status=$?
+cat "$dir/why" >&2
+if [ $status = 3 ]; then
+	skip "$kernel: $(sed -n "s/^kernel: error: //p" "$dir/why")"
+	exit
+fi
+[ $status = 0 ] || exit $status
 export BDSNAP_KERNEL=$kver
 
 if "$top/scripts/build-module" --kernel "$kver" --clippy >"$dir/clippy" 2>&1; then

@@ -12,6 +12,8 @@ vm=$top/scripts/vm
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 failed=0
+BDSNAP_KERNEL=$("$top/scripts/kernel") || exit
+export BDSNAP_KERNEL
 
 # is NAME EXPECTED ACTUAL
 is() {
@@ -60,7 +62,7 @@ disk0
 4096
 ext4
 tests, read-only
-${BDSNAP_KERNEL:-7.3.4+deb13-amd64}" "$output"
+$BDSNAP_KERNEL" "$output"
 is "a share is written" "from the guest" "$(cat "$dir/share/out")"
 is "a disk keeps its content" hello "$(dd if="$dir/disk" bs=4k skip=3 count=1 status=none | tr -d '\0')"
 is "stderr can be reopened" 3 "$(grep -c twice "$dir/stderr")"
