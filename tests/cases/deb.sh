@@ -30,15 +30,21 @@ unequal "the device was written" "$dir/before" "$dir/data"
 
 # ---- A newer kernel ----
 
-apt "$system" install "linux-image-$NEW_KVER" "linux-headers-$NEW_KVER" || not_ok "a new kernel's installation"
-said "the module is built when a new kernel is installed" "kernel $NEW_KVER has the module"
-booted "the boot with $NEW_KVER" "$NEW_KVER" 1800 upgraded.sh
-equal "restored over the upgrade: byte for byte what it was before the first boot" "$dir/before" "$dir/data"
+if [ -n "$NEW_KVER" ]; then
+	apt "$system" install "linux-image-$NEW_KVER" "linux-headers-$NEW_KVER" || not_ok "a new kernel's installation"
+	said "the module is built when a new kernel is installed" "kernel $NEW_KVER has the module"
+	booted "the boot with $NEW_KVER" "$NEW_KVER" 1800 upgraded.sh
+	equal "restored over the upgrade: byte for byte what it was before the first boot" "$dir/before" "$dir/data"
+else
+	skip "a newer kernel: trixie-backports has one series only"
+fi
 
 # ---- Purged ----
 
-apt "$system" purge "linux-image-$OLD_KVER" "linux-headers-$OLD_KVER" "linux-binary-$OLD_KVER" "linux-modules-$OLD_KVER" || not_ok "purging a kernel"
-is "a removed kernel's Rust parts are gone" "$NEW_KVER" "$(in_system "$system" -- ls /var/cache/bdsnap/kbuild)"
+if [ -n "$NEW_KVER" ]; then
+	apt "$system" purge "linux-image-$OLD_KVER" "linux-headers-$OLD_KVER" "linux-binary-$OLD_KVER" "linux-modules-$OLD_KVER" || not_ok "purging a kernel"
+	is "a removed kernel's Rust parts are gone" "$NEW_KVER" "$(in_system "$system" -- ls /var/cache/bdsnap/kbuild)"
+fi
 in_system "$system" -- touch /snapshot/.bdsnap-store
 apt "$system" purge bdsnap bdsnap-dkms || not_ok "apt purge"
 nothing_left

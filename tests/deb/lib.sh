@@ -15,12 +15,30 @@ BASE_PACKAGES=systemd-sysv,udev,dbus,kmod,procps,e2fsprogs,mount,util-linux,fdis
 initramfs-tools
 case $DEB_SUITE in
 trixie)
-	OLD_KVER=7.2.12+deb13-amd64
-	NEW_KVER=7.3.4+deb13-amd64
-	BASE_PACKAGES+=,linux-image-6.12.107+deb13-amd64,linux-headers-6.12.107+deb13-amd64,linux-base/trixie-backports
+	# The newest from backports, and before it the newest of another series, for of each series the packages know
+	# the newest. NEW_KVER is empty where there is only one series. One that they don't know, if there is one.
+	resolve_kernel trixie-backports
+	NEW_KVER=$KVER OLD_KVER='' KNOWN_NOT=''
+	archive=$(archive_kernels trixie-backports | usable_kernels '')
+	all_series=" $(series_of "$NEW_KVER") "
+	for kver in $archive; do
+		[ "$kver" != "$NEW_KVER" ] || continue
+		series=$(series_of "$kver")
+		if [[ $all_series = *" $series "* ]]; then KNOWN_NOT=${KNOWN_NOT:-$kver}; else OLD_KVER=${OLD_KVER:-$kver}; fi
+		all_series+="$series "
+	done
+	[ -n "$OLD_KVER" ] || { OLD_KVER=$NEW_KVER NEW_KVER=''; }
+	# The release's own, which is too old
+	archive=$(archive_kernels trixie)
+	kver=$(sed -n '1s/ .*//p' <<<"$archive")
+	BASE_PACKAGES+=,linux-image-$kver,linux-headers-$kver,linux-base/trixie-backports
 	;;
-forky) OLD_KVER=7.2.12+deb14-amd64 ;;
+forky)
+	resolve_kernel forky
+	OLD_KVER=$KVER
+	;;
 esac
+info "the packages are tried with ${OLD_KVER}${NEW_KVER:+, then $NEW_KVER}"
 
 make_deb_base() {
 	local version
