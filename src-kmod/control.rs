@@ -700,20 +700,26 @@ impl PinnedDrop for ControlDevice {
     }
 }
 
-/// Reads the argument, lets `act` answer, writes it back.
-fn exchange<T: FromBytes + AsBytes + Copy>(
+/// Reads the caller's structure of `len` bytes, lets `act` answer, writes back
+/// what both know of it.
+fn exchange<T: FromBytes + AsBytes + Default>(
     arg: usize,
+    len: usize,
     version: impl FnOnce(&T) -> u32,
     act: impl FnOnce(&mut T) -> Result,
 ) -> Result<isize> {
-    let slice = UserSlice::new(UserPtr::from_addr(arg), ::core::mem::size_of::<T>());
-    let (mut reader, mut writer) = slice.reader_writer();
-    let mut value = reader.read::<T>()?;
+    let (mut reader, mut writer) = UserSlice::new(UserPtr::from_addr(arg), len).reader_writer();
+    let mut value = T::default();
+    let nothing_beyond = take_over(value.as_bytes_mut(), len, |piece| reader.read_slice(piece))?;
     if version(&value) != ABI_VERSION {
-        return Err(EINVAL);
+        return Err(errno(kernel::bindings::EPROTONOSUPPORT));
+    }
+    if !nothing_beyond {
+        return Err(E2BIG);
     }
     act(&mut value)?;
-    writer.write(&value)?;
+    let bytes = value.as_bytes();
+    writer.write_slice(&bytes[..known_to_both(bytes.len(), len)])?;
     Ok(0)
 }
 
@@ -764,13 +770,14 @@ impl MiscDevice for ControlDevice {
         if !sys::is_admin() {
             return Err(EPERM);
         }
-        match cmd {
-            IOC_ACTIVATE => exchange::<Control>(arg, |c| c.version, |c| control(c, true)),
-            IOC_DEACTIVATE => exchange::<Control>(arg, |c| c.version, |c| control(c, false)),
-            IOC_HAND_OVER => exchange::<HandOver>(arg, |h| h.version, hand_over),
-            IOC_SETTLE => exchange::<Simple>(arg, |s| s.version, |s| settle(s.flags)),
-            IOC_STATUS => exchange::<StatusRequest>(arg, |s| s.version, status),
-            IOC_RESTORE => exchange::<Restore>(arg, |r| r.version, |r| restore(&me, r)),
+        let Some(Call { nr, len }) = Call::of(cmd) else { return Err(ENOTTY) };
+        match nr {
+            NR_ACTIVATE => exchange::<Control>(arg, len, |c| c.version, |c| control(c, true)),
+            NR_DEACTIVATE => exchange::<Control>(arg, len, |c| c.version, |c| control(c, false)),
+            NR_HAND_OVER => exchange::<HandOver>(arg, len, |h| h.version, hand_over),
+            NR_SETTLE => exchange::<Simple>(arg, len, |s| s.version, |s| settle(s.flags)),
+            NR_STATUS => exchange::<StatusRequest>(arg, len, |s| s.version, status),
+            NR_RESTORE => exchange::<Restore>(arg, len, |r| r.version, |r| restore(&me, r)),
             _ => Err(ENOTTY),
         }
     }

@@ -4,7 +4,15 @@
 //!
 //! All structures are `repr(C)`, made of fixed-size integers without implicit
 //! padding, the same for 32-bit callers (pointers travel as `u64`). Each
-//! begins with the ABI's version; the kernel answers `EINVAL` to another.
+//! request begins with the ABI's version; the kernel answers `EPROTONOSUPPORT`
+//! to another, and `ENOTTY` to a request that it does not know.
+//!
+//! Structures grow at their end, and are taken over by the length that both
+//! sides know: a request's number says how long the caller's is, a status how
+//! long the module's are. What a request lacks is zero. What it has beyond must
+//! be zero (`E2BIG`), for it asks for something that the module cannot do; what
+//! a status has beyond is passed over. So neither side need be the newer one.
+//!
 //! All calls need CAP_SYS_ADMIN in the initial user namespace (`EPERM`).
 
 /// Version of this ABI.
@@ -29,19 +37,91 @@ const fn iowr(nr: u32, size: usize) -> u32 {
     (3 << 30) | ((size as u32) << 16) | (TYPE << 8) | nr
 }
 
+/// Number of [`IOC_ACTIVATE`].
+pub const NR_ACTIVATE: u32 = 1;
+/// Number of [`IOC_DEACTIVATE`].
+pub const NR_DEACTIVATE: u32 = 2;
+/// Number of [`IOC_HAND_OVER`].
+pub const NR_HAND_OVER: u32 = 3;
+/// Number of [`IOC_SETTLE`].
+pub const NR_SETTLE: u32 = 4;
+/// Number of [`IOC_STATUS`].
+pub const NR_STATUS: u32 = 5;
+/// Number of [`IOC_RESTORE`].
+pub const NR_RESTORE: u32 = 6;
+
 /// Register a device: [`Control`].
-pub const IOC_ACTIVATE: u32 = iowr(1, core::mem::size_of::<Control>());
+pub const IOC_ACTIVATE: u32 = iowr(NR_ACTIVATE, core::mem::size_of::<Control>());
 /// Remove a registration: [`Control`].
-pub const IOC_DEACTIVATE: u32 = iowr(2, core::mem::size_of::<Control>());
+pub const IOC_DEACTIVATE: u32 = iowr(NR_DEACTIVATE, core::mem::size_of::<Control>());
 /// Hand over secret, store and device list: [`HandOver`]. Once per load;
 /// later ones get `EALREADY`.
-pub const IOC_HAND_OVER: u32 = iowr(3, core::mem::size_of::<HandOver>());
+pub const IOC_HAND_OVER: u32 = iowr(NR_HAND_OVER, core::mem::size_of::<HandOver>());
 /// Look up registered names again, as after a udev event: [`Simple`].
-pub const IOC_SETTLE: u32 = iowr(4, core::mem::size_of::<Simple>());
+pub const IOC_SETTLE: u32 = iowr(NR_SETTLE, core::mem::size_of::<Simple>());
 /// Read the status: [`StatusRequest`].
-pub const IOC_STATUS: u32 = iowr(5, core::mem::size_of::<StatusRequest>());
+pub const IOC_STATUS: u32 = iowr(NR_STATUS, core::mem::size_of::<StatusRequest>());
 /// A restore of a device begins or ends: [`Restore`].
-pub const IOC_RESTORE: u32 = iowr(6, core::mem::size_of::<Restore>());
+pub const IOC_RESTORE: u32 = iowr(NR_RESTORE, core::mem::size_of::<Restore>());
+
+/// A request's number, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call {
+    /// Which one: `NR_…`.
+    pub nr: u32,
+    /// Bytes of the caller's structure.
+    pub len: usize,
+}
+
+impl Call {
+    /// `None` if it is no request of this ABI, of whatever age.
+    pub const fn of(request: u32) -> Option<Self> {
+        let Self { nr, len } = Self { nr: request & 0xff, len: (request >> 16 & 0x3fff) as usize };
+        if request == iowr(nr, len) {
+            Some(Self { nr, len })
+        } else {
+            None
+        }
+    }
+}
+
+/// Bytes that both sides know of a structure that has `own` bytes here and
+/// `theirs` there.
+pub const fn known_to_both(own: usize, theirs: usize) -> usize {
+    if own < theirs {
+        own
+    } else {
+        theirs
+    }
+}
+
+/// Takes over a structure of `theirs` bytes, which `read` gives one after the
+/// other. What it lacks becomes zero in `own`. Returns whether all that it has
+/// beyond is zero.
+///
+/// # Errors
+///
+/// That of `read`.
+pub fn take_over<E>(
+    own: &mut [u8],
+    theirs: usize,
+    mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<bool, E> {
+    let (known, lacking) = own.split_at_mut(known_to_both(own.len(), theirs));
+    read(known)?;
+    lacking.fill(0);
+    let mut beyond = theirs - known.len();
+    let mut piece = [0; 64];
+    while beyond > 0 {
+        let piece = &mut piece[..known_to_both(64, beyond)];
+        read(piece)?;
+        if piece.iter().any(|&b| b != 0) {
+            return Ok(false);
+        }
+        beyond -= piece.len();
+    }
+    Ok(true)
+}
 
 /// For [`IOC_ACTIVATE`] and [`IOC_DEACTIVATE`].
 #[repr(C)]
@@ -165,6 +245,12 @@ pub const RESTORE_WRITTEN: u64 = 2;
 /// Out of [`RESTORE_BEGIN`]: the module watched the device without a break
 /// since the chain's tail was written.
 pub const RESTORE_WATCHED: u64 = 4;
+/// Out of [`RESTORE_END`] and [`RESTORE_ABORT`]: others wrote to the device
+/// while the restore wrote.
+pub const RESTORE_OTHERS: u64 = 8;
+/// Out of [`RESTORE_BEGIN`]: the disk's statistics cannot vouch that nothing
+/// was written past the module.
+pub const RESTORE_UNSEEN: u64 = 16;
 
 /// The beginning of a status.
 #[repr(C)]
@@ -325,6 +411,17 @@ pub struct Entry {
     /// Bytes of the session's directory name that follow the device name
     /// (in its own filled-up field); 0: none made.
     pub dir_len: u64,
+    /// Bytes that the disk's statistics say were written and that did not pass
+    /// the module, since the last session; `u64::MAX`: cannot be told.
+    pub unseen_bytes: u64,
+}
+
+impl Entry {
+    /// One of which nothing was said: what a module that does not know a field
+    /// leaves it at.
+    pub fn unsaid() -> Self {
+        Self { unseen_bytes: u64::MAX, ..Self::default() }
+    }
 }
 
 /// In [`Entry::flags`]: the device is there.
@@ -343,6 +440,10 @@ pub const ENTRY_REFUSED: u64 = 32;
 pub const ENTRY_RESTORING: u64 = 64;
 /// The session that records is a raw one.
 pub const ENTRY_RAW: u64 = 128;
+/// Others wrote during the last restore.
+pub const ENTRY_OTHERS: u64 = 256;
+/// The disk's statistics show writes that did not pass the module.
+pub const ENTRY_UNSEEN: u64 = 512;
 
 const _: () = {
     assert!(core::mem::size_of::<Control>() == 48);
@@ -351,5 +452,77 @@ const _: () = {
     assert!(core::mem::size_of::<StatusRequest>() == 32);
     assert!(core::mem::size_of::<Restore>() == 48);
     assert!(core::mem::size_of::<StatusHead>() == 1256);
-    assert!(core::mem::size_of::<Entry>() == 168);
+    assert!(core::mem::size_of::<Entry>() == 176);
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn taken(own: usize, theirs: &[u8]) -> (Vec<u8>, bool, usize) {
+        let (mut own, mut at) = (vec![0xee; own], 0);
+        let read = |piece: &mut [u8]| {
+            piece.copy_from_slice(&theirs[at..at + piece.len()]);
+            at += piece.len();
+            Ok::<_, ()>(())
+        };
+        let clean = take_over(&mut own, theirs.len(), read).unwrap();
+        (own, clean, at)
+    }
+
+    #[test]
+    fn shorter_equal_longer() {
+        assert_eq!(taken(4, &[1, 2]), (vec![1, 2, 0, 0], true, 2));
+        assert_eq!(taken(4, &[]), (vec![0; 4], true, 0));
+        assert_eq!(taken(2, &[1, 2]), (vec![1, 2], true, 2));
+        assert_eq!(taken(2, &[1, 2, 0, 0, 0]), (vec![1, 2], true, 5));
+        assert_eq!(taken(2, &[1, 2, 0, 0, 3]), (vec![1, 2], false, 5));
+        let mut long = vec![0; 2 + 3 * 64];
+        assert_eq!(taken(2, &long), (vec![0; 2], true, long.len()));
+        *long.last_mut().unwrap() = 1;
+        assert!(!taken(2, &long).1);
+    }
+
+    #[test]
+    fn what_cannot_be_read() {
+        let mut own = [0xee; 4];
+        assert_eq!(take_over(&mut own, 8, |_| Err(14)), Err(14));
+        let mut first = true;
+        let beyond = |_: &mut [u8]| if std::mem::take(&mut first) { Ok(()) } else { Err(14) };
+        assert_eq!(take_over(&mut own, 8, beyond), Err(14), "beyond");
+    }
+
+    #[test]
+    fn numbers() {
+        let all = [
+            (IOC_ACTIVATE, NR_ACTIVATE, size_of::<Control>()),
+            (IOC_DEACTIVATE, NR_DEACTIVATE, size_of::<Control>()),
+            (IOC_HAND_OVER, NR_HAND_OVER, size_of::<HandOver>()),
+            (IOC_SETTLE, NR_SETTLE, size_of::<Simple>()),
+            (IOC_STATUS, NR_STATUS, size_of::<StatusRequest>()),
+            (IOC_RESTORE, NR_RESTORE, size_of::<Restore>()),
+        ];
+        for (request, nr, len) in all {
+            assert_eq!(Call::of(request), Some(Call { nr, len }));
+        }
+        assert_eq!(Call::of(0xc030_bd01), Some(Call { nr: NR_ACTIVATE, len: 48 }), "for ever");
+        assert_eq!(Call::of(0xc0f8_bd01), Some(Call { nr: NR_ACTIVATE, len: 0xf8 }));
+        for other in [0, 0xbd01, 0x4030_bd01, 0x8030_bd01, 0xc030_bc01, 0x5401, u32::MAX] {
+            assert_eq!(Call::of(other), None, "{other:x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_lengths(own in 0usize..300, theirs in prop::collection::vec(0u8..2, 0..300)) {
+            let (got, clean, read) = taken(own, &theirs);
+            let known = known_to_both(own, theirs.len());
+            prop_assert_eq!(&got[..known], &theirs[..known]);
+            prop_assert!(got[known..].iter().all(|&b| b == 0));
+            prop_assert_eq!(clean, theirs[known..].iter().all(|&b| b == 0));
+            prop_assert!(read <= theirs.len());
+            prop_assert!(!clean || read == theirs.len());
+        }
+    }
+}

@@ -88,25 +88,38 @@ for how in by_call off_by_call by_ioctl off_by_ioctl; do
 done
 for how in by_ioctl off_by_ioctl; do
 	expect "$how: a NUL in the name" EINVAL $how hex:2f6465762f76646100ff "$good"
-	for version in 0 2 4294967295; do expect "$how: version $version" EINVAL $how s:/dev/vda "$good" $version; done
+	for version in 0 2 4294967295; do expect "$how: version $version" EPROTONOSUPPORT $how s:/dev/vda "$good" $version; done
 done
 cd /
 
 # ---- Numbers ----
 
-for command in 0 bdff c008bd09 4008bd05 ffffffff c030bd07 5401; do
+for command in 0 bdff bd01 c008bd09 4008bd05 8030bd01 ffffffff c030bd07 c030bd00 5401; do
 	expect "ioctl $command" ENOTTY bdsnap-testtool ioctl-raw $command zeros
 done
 for command in c030bd01 c030bd02 c040bd03 c008bd04 c020bd05 c030bd06; do
 	for pointer in null low kernel; do
 		expect "ioctl $command with a bad address ($pointer)" EFAULT bdsnap-testtool ioctl-raw $command $pointer
 	done
-	expect "ioctl $command of version 0" EINVAL bdsnap-testtool ioctl-raw $command zeros
+	expect "ioctl $command of version 0" EPROTONOSUPPORT bdsnap-testtool ioctl-raw $command zeros
 done
 expect "hand-over again" EALREADY bdsnap-testtool ioctl-raw c040bd03 one
 expect "settle" 0 bdsnap-testtool ioctl-raw c008bd04 one
 expect "status without a buffer" 0 bdsnap-testtool ioctl-raw c020bd05 one
 expect "restore of no name" EINVAL bdsnap-testtool ioctl-raw c030bd06 one
+# Of programs that know less or more of the structures
+expect "shorter than the version" EPROTONOSUPPORT bdsnap-testtool ioctl-raw c003bd04 one
+expect "as short as the version" 0 bdsnap-testtool ioctl-raw c004bd04 one
+expect "a shorter control" EINVAL bdsnap-testtool ioctl-raw c008bd01 one
+expect "a shorter status" 0 bdsnap-testtool ioctl-raw c018bd05 one
+expect "a longer status, with nothing beyond" 0 bdsnap-testtool ioctl-raw c400bd05 one
+for command in c030bd01 c030bd02 c040bd03 c008bd04 c020bd05 c030bd06; do
+	len=$((0x${command:1:3})) nr=${command:6}
+	at=$(printf c%03xbd%s $((len + 8)) "$nr")
+	expect "ioctl $at with something beyond $len bytes" E2BIG bdsnap-testtool ioctl-raw "$at" "beyond:$len"
+	expect "ioctl $at, with something beyond that" \
+		"$(bdsnap-testtool ioctl-raw "$command" one)" bdsnap-testtool ioctl-raw "$at" "beyond:$((len + 8))"
+done
 for nr in 156 178 180 183 214 387 600 100000; do
 	expect "system call $nr" ENOSYS bdsnap-testtool call $nr s:/dev/vda "$good"
 done

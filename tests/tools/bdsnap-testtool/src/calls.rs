@@ -34,6 +34,13 @@ impl Argument {
             "kernel" => Self::at(0xffff_8880_0000_1000),
             "zeros" => Self::of(vec![0; 65536]),
             "one" => Self::of([&ioctl::ABI_VERSION.to_ne_bytes()[..], &[0; 65532]].concat()),
+            // Of this ABI, all zeros but for one byte.
+            "beyond" => {
+                let mut bytes = vec![0; 65536];
+                bytes[..4].copy_from_slice(&ioctl::ABI_VERSION.to_ne_bytes());
+                *bytes.get_mut(crate::number::<usize>(rest)?).ok_or_else(crate::usage)? = 1;
+                Self::of(bytes)
+            }
             "s" => Self::of(rest.into()),
             "len" => Self::of(vec![b'a'; crate::number(rest)?]),
             "edge" => Self::edge(crate::number(rest)?)?,
@@ -92,6 +99,8 @@ fn tell(errno: i32) -> Result<()> {
         libc::ENOTDIR => "ENOTDIR",
         libc::EINVAL => "EINVAL",
         libc::ENOTTY => "ENOTTY",
+        libc::E2BIG => "E2BIG",
+        libc::EPROTONOSUPPORT => "EPROTONOSUPPORT",
         libc::ENAMETOOLONG => "ENAMETOOLONG",
         libc::ENOSYS => "ENOSYS",
         libc::EALREADY => "EALREADY",

@@ -108,8 +108,8 @@ pub(crate) fn run(seed: u64, calls: u64, password: &str) -> Result<()> {
                 let version =
                     if random.below(30) == 0 { random.next() as u32 } else { ioctl::ABI_VERSION };
                 let flags = if random.below(2) == 0 { 0 } else { random.below(6) as u32 };
-                let mut words = [0u64; 8];
-                for w in &mut words {
+                let mut words = [0u64; 16];
+                for w in &mut words[..8] {
                     *w = word(&mut random);
                 }
                 words[0] = u64::from(version) | u64::from(flags) << 32;
@@ -128,18 +128,27 @@ pub(crate) fn run(seed: u64, calls: u64, password: &str) -> Result<()> {
                 } else if command == ioctl::IOC_STATUS {
                     words[2] = random.of(&lengths);
                 }
+                // As of an older or newer program; now and then with something beyond.
+                let command = match random.below(6) {
+                    0 => command & !(0x3fff << 16) | (random.below(129) as u32) << 16,
+                    _ => command,
+                };
+                if random.below(4) == 0 {
+                    words[8 + random.below(8) as usize] = random.next();
+                }
                 let at = match random.below(12) {
                     0 => random.of(&bad),
                     _ => words.as_mut_ptr() as u64,
                 };
-                // SAFETY: the structure is as large as any of the ABI. What the kernel
+                // SAFETY: the structure is as large as any that is asked for. What the kernel
                 // writes goes there and to regions made for it; it checks the addresses.
                 unsafe { libc::ioctl(fd, command.into(), at) }.into()
             }
             10 | 11 => {
                 let other = random.next() & 0xffff;
                 let number = random.of(&[0xbd00, other]) | random.next() & 0xffff_00ff;
-                let known = commands.iter().any(|c| u64::from(*c) == number & 0xffff_ffff);
+                let known = ioctl::Call::of(number as u32)
+                    .is_some_and(|c| (ioctl::NR_ACTIVATE..=ioctl::NR_RESTORE).contains(&c.nr));
                 if known {
                     continue;
                 }
