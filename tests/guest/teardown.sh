@@ -23,6 +23,12 @@ dm_up() {
 }
 dm_down() { dmsetup remove plain; }
 md_up() {
+	local i
+	# The kernel removes it a moment after it was cleared.
+	for ((i = 0; i < 100; i++)); do
+		[ -e /sys/block/md7 ] || break
+		sleep 0.05
+	done
 	mdadm --quiet --assemble /dev/md7 /dev/vdb /dev/vdc
 	device=/dev/md7
 }
@@ -54,7 +60,7 @@ kind() {
 		"${what}_up" || not_ok "$what: made anew"
 		# What udev says when one comes
 		bdsnap settle || not_ok "$what: settle"
-		dd if=/dev/urandom of="${loop:-$device}" bs=1M count=4 oflag=direct conv=notrunc status=none || not_ok "$what: written"
+		dd if=/dev/urandom of="${loop:-$device}" bs=1M count=4 oflag=direct conv=notrunc,nocreat status=none || not_ok "$what: written"
 		[ "$pause" = 0 ] || sleep "$pause"
 		done=$((done + 1))
 		if ! "${what}_down"; then
@@ -121,7 +127,7 @@ slow_loop() {
 	for i in 1 2 3 4 5 6; do
 		loop=$(losetup --show -f --direct-io=on "$image")
 		bdsnap settle
-		dd if=/dev/urandom of="$loop" bs=1M count=16 oflag=direct conv=notrunc status=none
+		dd if=/dev/urandom of="$loop" bs=1M count=16 oflag=direct conv=notrunc,nocreat status=none
 		losetup -d "$loop" || not_ok "a slow loop device: detached"
 	done
 }
@@ -135,7 +141,7 @@ slow_dm() {
 		dmsetup create top --table "0 98304 linear /dev/mapper/slow-vdf 0"
 		dmsetup mknodes
 		bdsnap settle
-		dd if=/dev/urandom of=/dev/mapper/top bs=1M count=16 oflag=direct conv=notrunc status=none
+		dd if=/dev/urandom of=/dev/mapper/top bs=1M count=16 oflag=direct conv=notrunc,nocreat status=none
 		dmsetup remove top || {
 			not_ok "a slow mapping: removed"
 			dmsetup remove --retry top

@@ -19,7 +19,7 @@ generic=/dev/$(ls "/sys/block/${scsi##*/}/device/scsi_generic")
 address=$(basename "$(readlink -f "/sys/block/${scsi##*/}/device")")
 
 settle() { bdsnap settle --raw || not_ok "settle"; }
-put() { dd if=/dev/urandom of="$1" bs=4k seek="$2" count="$3" oflag=direct conv=notrunc status=none; }
+put() { dd if=/dev/urandom of="$1" bs=4k seek="$2" count="$3" oflag=direct conv=notrunc,nocreat status=none; }
 digest() { dd if="$1" bs=1M iflag=direct status=none | sha256sum; }
 
 # unseen NAME DEVICE GAP COMMAND...: between two sessions the command writes to the device. GAP is what may be said about it.
@@ -137,7 +137,7 @@ part_failing() {
 	settle
 	switch flaky "0 $length flakey $disk 0 0 60 1 error_writes" || not_ok "dm-flakey"
 	put $device 500 16 && not_ok "failing: the disk writes"
-	dd if=/dev/urandom of=$device bs=4k seek=600 count=16 conv=fsync,notrunc status=none && not_ok "failing: the disk writes from the cache"
+	dd if=/dev/urandom of=$device bs=4k seek=600 count=16 conv=fsync,notrunc,nocreat status=none && not_ok "failing: the disk writes from the cache"
 	settle
 	switch flaky "0 $length linear $disk 0"
 	# Past the end, by somebody who knows no better
@@ -161,17 +161,18 @@ part_failing() {
 
 # usual NAME DEVICE [FILE-SYSTEMS'-DEVICE [OTHERS...]]: all that people do to a disk. The OTHERS are written as well.
 usual() {
-	local name=$1 device=$2 holder=${3:-$2} other
-	[[ $holder = "$2" || $holder = /dev/* ]] || die "$holder"
+	local name=$1 device=$2 holder=${3:-$2} other all
+	all=("$device" "${@:4}")
+	[ "$holder" = "$device" ] || all+=("$holder")
 	copy "$device" "$name.b"
 	activate "$device" || not_ok "$name: activate"
 	put "$device" 600 16
 	settle
-	for other in "$device" "$holder" "${@:4}"; do
+	for other in "${all[@]}"; do
 		put "$other" 900 32
-		dd if=/dev/urandom of="$other" bs=64k seek=30 count=8 conv=notrunc,fsync status=none
-		dd if=/dev/urandom of="$other" bs=4k seek=1500 count=4 oflag=direct,sync conv=notrunc status=none
-		dd if=/dev/urandom of="$other" bs=512 seek=7777 count=3 oflag=sync conv=notrunc status=none
+		dd if=/dev/urandom of="$other" bs=64k seek=30 count=8 conv=notrunc,nocreat,fsync status=none
+		dd if=/dev/urandom of="$other" bs=4k seek=1500 count=4 oflag=direct,sync conv=notrunc,nocreat status=none
+		dd if=/dev/urandom of="$other" bs=512 seek=7777 count=3 oflag=sync conv=notrunc,nocreat status=none
 		blkdiscard -f -o 4M -l 1M "$other"
 		blkdiscard -f -z -o 6M -l 1M "$other"
 	done
@@ -210,8 +211,7 @@ part_usual() {
 	usual disk /dev/vdd /dev/vdd1 /dev/vdd2
 	usual partition /dev/vdd1 /dev/vdd1 /dev/vdd2
 	usual scsi "$scsi"
-	dmsetup create two --table "0 30000 linear /dev/vde 30000
-30000 30000 linear /dev/vde 0" || die "dmsetup"
+	printf "%s linear /dev/vde %s\n" "0 30000" 30000 "30000 30000" 0 | dmsetup create two || die "dmsetup"
 	dmsetup mknodes
 	usual linear /dev/mapper/two
 	dmsetup remove two
