@@ -29,8 +29,12 @@ md_up() {
 		[ -e /sys/block/md7 ] || break
 		sleep 0.05
 	done
-	mdadm --quiet --assemble /dev/md7 /dev/vdb /dev/vdc
 	device=/dev/md7
+	for ((i = 0; i < 20; i++)); do
+		mdadm --quiet --assemble /dev/md7 /dev/vdb /dev/vdc && return
+		sleep 0.1
+	done
+	return 1
 }
 # Not by mdadm, which tries for five seconds.
 md_down() { echo clear >/sys/block/md7/md/array_state; }
@@ -60,7 +64,7 @@ kind() {
 		"${what}_up" || not_ok "$what: made anew"
 		# What udev says when one comes
 		bdsnap settle || not_ok "$what: settle"
-		dd if=/dev/urandom of="${loop:-$device}" bs=1M count=4 oflag=direct conv=notrunc,nocreat status=none || not_ok "$what: written"
+		dd if=/dev/urandom of="${loop:-$device}" bs=1M seek=8 count=4 oflag=direct conv=notrunc,nocreat status=none || not_ok "$what: written"
 		[ "$pause" = 0 ] || sleep "$pause"
 		done=$((done + 1))
 		if ! "${what}_down"; then
@@ -109,13 +113,13 @@ is "what was written before is recorded: sessions that are not whole" 0 \
 
 # ---- Slow ones: what is read ahead is under way when they go ----
 
+make_fs ext4 /dev/vde
 for disk in vde vdf; do
 	sectors=$(blockdev --getsz /dev/$disk)
 	# Reads take 100 ms, writes their time.
 	dmsetup create slow-$disk --table "0 $sectors delay /dev/$disk 0 100 /dev/$disk 0 0" || die "dm-delay"
 done
 dmsetup mknodes
-make_fs ext4 /dev/vde
 mkdir "$work/slow"
 mount /dev/mapper/slow-vde "$work/slow" || die "mount"
 image=$work/slow/image
