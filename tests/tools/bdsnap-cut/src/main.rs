@@ -6,6 +6,8 @@
 //! whole LOG LAYOUT MARK DISK    makes DISK as it was at a mark (`end`: the last request), nothing lost
 //! cut LOG LAYOUT FROM TO SEED DISK [lies]   makes DISK as a power cut between two marks may leave it;
 //!                               prints what it chose. `lies`: the disk has lost what it had flushed of the store
+//! later LOG LAYOUT MARK         prints how many sectors of the store were written (or discarded) from the first write
+//!                               to the origin on that comes after a mark
 //! ```
 //! LOG is what `scripts/vm --log-writes` wrote, of an empty disk. LAYOUT has four numbers, in MiB: where
 //! the origin begins, the store, the marks, and the disk's end (`1,65,254,256`). FROM, TO: the text of a
@@ -198,6 +200,16 @@ fn cut(
     Ok(())
 }
 
+fn later(log: &str, layout: &str, mark: &str) -> Result<()> {
+    let recording = Recording::open(log, layout)?;
+    let from = recording.first_write(recording.mark(mark)?.at)?;
+    let store = &recording.layout.store;
+    let late = recording.entries[from..].iter();
+    let late = late.filter(|e| e.action != Action::None && store.contains(&e.sector));
+    println!("{}", late.map(|e| e.sectors).sum::<u64>());
+    Ok(())
+}
+
 /// A device to write marks on, past the page cache.
 struct Marker {
     file: File,
@@ -241,6 +253,7 @@ fn run(args: &[&str]) -> Result<()> {
         ["cut", log, layout, from, to, seed, disk, "lies"] => {
             cut(log, layout, from, to, seed, disk, false)
         }
+        ["later", log, layout, mark] => later(log, layout, mark),
         ["mark", device, text] => Marker::open(device)?.write(text),
         ["clock", device, ms] => clock(device, ms),
         _ => Err(error("usage: see the source")),
