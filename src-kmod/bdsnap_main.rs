@@ -29,6 +29,7 @@ mod image;
 mod lifecycle;
 mod live;
 mod look;
+mod origin;
 mod params;
 mod raw;
 mod reader;

@@ -13,11 +13,11 @@ use crate::image;
 use crate::lifecycle::{self, Opening};
 use crate::live::{Kind as Live, Token};
 use crate::look;
-use crate::pure::format::{Id, Kind};
-use crate::pure::plan::Sectors;
-use crate::registry::{overlap, Volume};
+use crate::pure::format::Id;
+use crate::pure::volume::{By, Claimed, Place};
+use crate::registry::{self, any_unprotected, Volume};
 use crate::session::errno_of;
-use crate::sys::{self, BdevInfo, Disk, NoIo};
+use crate::sys::{self, BdevInfo, DiskName, NoIo, OpenDisk};
 use ::core::sync::atomic::{AtomicU64, Ordering};
 use kernel::bindings;
 use kernel::ffi::c_void;
@@ -79,9 +79,9 @@ impl Claims {
 /// Number of claims, for the hook's quick look.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// Whether there are any claims.
+/// Whether anybody wants to know which files are given back.
 pub(crate) fn any() -> bool {
-    COUNT.load(Ordering::Acquire) != 0
+    COUNT.load(Ordering::Acquire) != 0 || any_unprotected()
 }
 
 /// A filesystem has opened a device.
@@ -108,9 +108,13 @@ fn claim(
     info: &BdevInfo,
 ) -> Result {
     // SAFETY: The open file keeps the disk.
-    let Some(disk) = (unsafe { Disk::from_borrowed(info.disk) }) else { return Ok(()) };
-    let range = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
-    let volumes = find(&disk, &range, info)?;
+    let volumes = find(&unsafe { sys::disk_name(info) }, info)?;
+    let open = if volumes.is_empty() {
+        None
+    } else {
+        // SAFETY: As above.
+        Some(Arc::new(unsafe { OpenDisk::reopen(info) }?, GFP_KERNEL)?)
+    };
     // All that may fail for want of memory comes before the first session.
     let mut counted = KVec::with_capacity(volumes.len(), GFP_KERNEL)?;
     let claim = Claim { file, bdev, holder, volumes: KVec::new(), _live: Token::new(Live::Claims) };
@@ -124,12 +128,14 @@ fn claim(
     let mut group = known;
     for volume in volumes {
         let opening = Opening {
-            kind: Kind::Mount,
+            by: By::Claim,
             holder: holder as usize,
             group_id: group,
             group_incomplete: incomplete,
         };
-        if begin(&volume, &disk, info, &opening) && counted.push_within_capacity(volume).is_err() {
+        if open.as_ref().is_some_and(|open| begin(&volume, open, info, &opening))
+            && counted.push_within_capacity(volume).is_err()
+        {
             return Err(ENOMEM);
         }
         // What else is registered around it holds the same bytes once more: it
@@ -154,51 +160,69 @@ fn claim(
     Ok(())
 }
 
-/// The volumes that a claim of `range` is one of.
-fn find(disk: &Disk, range: &Sectors, info: &BdevInfo) -> Result<KVec<Arc<Volume>>> {
-    if let Some(found) = image::find(disk)? {
+/// The volumes that a claim of a device is one of.
+fn find(name: &DiskName, info: &BdevInfo) -> Result<KVec<Arc<Volume>>> {
+    if let Some(found) = image::find(name)? {
         let mut v = KVec::new();
         v.push(found, GFP_KERNEL)?;
         return Ok(v);
     }
-    let found = find_bound(disk, range, info)?;
-    if !found.is_empty() || !any_unbound() {
+    let found = find_bound(info)?;
+    if !found.is_empty() || !any_unbound(info) {
         return Ok(found);
     }
     // The device may have come a moment ago. The names are under /dev, the
     // look is another task's, and its time is limited.
     look::settle();
-    find_bound(disk, range, info)
+    find_bound(info)
 }
 
-fn find_bound(disk: &Disk, range: &Sectors, info: &BdevInfo) -> Result<KVec<Arc<Volume>>> {
+/// The partition that C tells of, wherever that is now.
+fn is_partition(place: &Place, info: &BdevInfo) -> bool {
+    place.partition
+        && info.partition != 0
+        && place.id == info.id()
+        && (place.major, place.minor) == (info.major, info.minor)
+}
+
+fn find_bound(info: &BdevInfo) -> Result<KVec<Arc<Volume>>> {
+    let range = info.range()?;
     let registry = core().registry.lock();
     let mut found = KVec::new();
     // The names of images are their files; loop devices come and go.
     for volume in registry.volumes.iter().filter(|v| v.image.is_none()) {
-        let hit = volume
-            .bound
-            .lock()
-            .as_ref()
-            .is_some_and(|b| overlap(b, disk.as_ptr(), range) || b.is_partition(info));
-        if hit && volume.takes_claims() {
+        let state = volume.state();
+        let hit = state
+            .place()
+            .is_some_and(|place| place.overlaps(info.id(), &range) || is_partition(&place, info));
+        // Of those that are claimed we have the disk open: it is that one, whatever its medium.
+        let held = state.is_claimed()
+            && state.place().is_some_and(|place| {
+                place.id.address == info.id().address && place.sectors.intersect(&range).is_some()
+            });
+        if (hit || held) && state.takes_claims() {
             found.push(volume.clone(), GFP_KERNEL)?;
         }
     }
     Ok(found)
 }
 
-fn any_unbound() -> bool {
+/// Whether a name may stand for the device that did not at the last look: one that was nowhere, or
+/// one of the same number, which has been taken away since.
+fn any_unbound(info: &BdevInfo) -> bool {
     let registry = core().registry.lock();
-    let any = registry
-        .volumes
-        .iter()
-        .any(|v| v.image.is_none() && v.name.starts_with(b"/dev/") && !v.is_present());
+    let any = registry.volumes.iter().any(|v| {
+        v.image.is_none()
+            && v.name.starts_with(b"/dev/")
+            && v.place().is_none_or(|p| {
+                (p.major, p.minor) == (info.major, info.minor) || p.id.address == info.id().address
+            })
+    });
     any
 }
 
 /// One claim more. The first starts a session. False: it is registered no more.
-fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo, opening: &Opening) -> bool {
+fn begin(volume: &Arc<Volume>, disk: &Arc<OpenDisk>, info: &BdevInfo, opening: &Opening) -> bool {
     if !volume.is_claimed() {
         // What was written raw belongs to what was before. Without the lock,
         // since a write may have to start a session of its own.
@@ -206,35 +230,26 @@ fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo, opening: &Opening) 
     }
     let _noio = NoIo::enter();
     let turning = volume.turning.lock();
-    if volume.gone.load(Ordering::Relaxed) {
-        return false;
-    }
-    if volume.image.is_some() && volume.is_claimed() && !volume.is_on(disk) {
+    if volume.image.is_some() && volume.is_claimed() && !volume.is_on(disk.id()) {
         pr_warn!("an image is mounted by two loop devices; its session is tainted\n");
         if let Some(session) = volume.session() {
-            session.tainted.store(true, Ordering::Relaxed);
+            // The second one is about to write.
+            session.taint();
         }
         return false;
     }
-    let first = {
-        let mut life = volume.life.lock();
-        life.claims += 1;
-        life.claims == 1
-    };
-    if !first {
-        return true;
+    match volume.change(|state| state.claim()) {
+        Claimed::First => {}
+        Claimed::Another => return true,
+        Claimed::Gone => return false,
     }
     volume.stop_raw();
-    volume.unprotected.store(false, Ordering::Relaxed);
     let moved = match volume.image {
-        Some(_) => image::bind(volume, disk, disk.seq()),
+        Some(_) => rebind(volume, image::place_of(disk)),
         None => follow(volume, info),
     };
-    match moved.and_then(|()| lifecycle::start(volume, disk, opening)) {
-        Ok(()) => {
-            volume.refused.store(0, Ordering::Relaxed);
-            volume.lapsed_ns.store(0, Ordering::Relaxed);
-        }
+    match moved.and_then(|()| lifecycle::start(volume, disk.clone(), opening)) {
+        Ok(()) => volume.refused.store(0, Ordering::Relaxed),
         Err(e) => {
             volume.refused.store(errno_of(e), Ordering::Relaxed);
             volume.lapse();
@@ -250,27 +265,29 @@ fn begin(volume: &Arc<Volume>, disk: &Disk, info: &BdevInfo, opening: &Opening) 
     true
 }
 
-/// A partition may have been moved since it was bound, a medium changed, with
-/// nobody telling.
+/// A partition may have been moved since it was bound, with nobody telling.
 fn follow(volume: &Volume, info: &BdevInfo) -> Result {
-    let claimed = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
-    {
-        let mut bound = volume.bound.lock();
-        let Some(b) = (*bound).as_mut() else { return Ok(()) };
-        let sectors = if b.is_partition(info) { claimed } else { b.sectors };
-        let seq = b.disk.seq();
-        if b.sectors == sectors && b.seq == seq {
-            return Ok(());
-        }
-        b.sectors = sectors;
-        b.seq = seq;
+    let Some(place) = volume.place() else { return Ok(()) };
+    let sectors = if is_partition(&place, info) { info.range()? } else { place.sectors };
+    if place.sectors != sectors {
+        volume.change(|state| state.lose_sight());
     }
-    volume.watched.store(false, Ordering::Relaxed);
-    core().registry.lock().publish()
+    rebind(volume, Place { sectors, ..place })
+}
+
+/// It is there now, if it was elsewhere.
+fn rebind(volume: &Volume, place: Place) -> Result {
+    if volume.place().is_some_and(|p| p.is_same(&place)) {
+        return Ok(());
+    }
+    registry::bind(volume, Some(place))
 }
 
 /// A block device file is about to be given back.
 pub(crate) fn closing(file: *mut bindings::file) {
+    if any_unprotected() {
+        unmounted(file);
+    }
     let claim = {
         // SAFETY: The caller's file is open.
         let (_, bdev) = unsafe { sys::info_of_file(file) };
@@ -289,29 +306,41 @@ pub(crate) fn closing(file: *mut bindings::file) {
     }
 }
 
+/// A filesystem may be giving back a device that was mounted when it was registered. It has
+/// written all that it had to.
+fn unmounted(file: *mut bindings::file) {
+    // SAFETY: The caller's file is open.
+    let (info, _) = unsafe { sys::info_of_file(file) };
+    let (Ok(range), id) = (info.range(), info.id()) else { return };
+    registry::for_each_bound(|volume| {
+        let state = volume.state();
+        let Some(place) = state.place().filter(|p| p.overlaps(id, &range)) else { return };
+        // SAFETY: As above.
+        if state.is_unprotected() && !unsafe { sys::is_mounted_besides(file, &place.sectors) } {
+            volume.change(|state| state.set_unprotected(false));
+        }
+    });
+}
+
 /// One claim fewer. The last ends the session.
 fn end(volume: &Arc<Volume>) {
     let _noio = NoIo::enter();
     let _turning = volume.turning.lock();
-    let last = {
-        let mut life = volume.life.lock();
-        life.claims = life.claims.saturating_sub(1);
-        life.claims == 0
-    };
-    if !last {
+    if !volume.change(|state| state.release()) {
         return;
     }
     // There is none if it could not be started.
     if let Some(session) = volume.session() {
-        let there = volume.is_present();
-        lifecycle::stop(volume, &session, there);
+        lifecycle::stop(volume, &session);
     }
-    volume.lapsed_ns.store(0, Ordering::Relaxed);
-    if volume.retired.load(Ordering::Relaxed) {
-        volume.gone.store(true, Ordering::Relaxed);
+    volume.change(|state| {
+        if let Some(since_ns) = state.lapsed_ns() {
+            state.resume(since_ns);
+        }
+    });
+    if volume.state().is_retired() {
         let mut registry = core().registry.lock();
-        registry.volumes.retain(|v| !Arc::ptr_eq(v, volume));
-        if let Err(e) = registry.publish() {
+        if let Err(e) = registry.remove(volume) {
             pr_err!("table of devices: errno {}\n", -e.to_errno());
         }
         let last = registry.volumes.is_empty();

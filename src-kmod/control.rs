@@ -7,15 +7,17 @@ use crate::auth;
 use crate::compat::errno;
 use crate::core_state::{core, Core};
 use crate::hook;
+use crate::lifecycle;
 use crate::live;
 use crate::pure::format::{Durability, NO_ID};
 use crate::pure::ioctl::*;
 use crate::pure::plan::Sectors;
 use crate::pure::secret::Secret;
-use crate::registry::{self, Bound, Volume};
+use crate::pure::volume::{self, DiskId, Link, Place};
+use crate::registry::{self, Volume};
 use crate::session::{errno_of, Summary};
 use crate::stack;
-use crate::sys::{self, Dir, Disk};
+use crate::sys::{self, Dir, OpenDisk};
 use ::core::cell::Cell;
 use ::core::sync::atomic::Ordering;
 use kernel::alloc::allocator::{KVmalloc, Kmalloc};
@@ -141,39 +143,41 @@ fn absolute(name: &[u8]) -> Result<KVec<u8>> {
     Ok(out)
 }
 
-fn bind(dev: u32) -> Result<Bound> {
-    let (disk, info) = Disk::by_devt(dev)?;
-    Ok(Bound {
-        seq: disk.seq(),
-        disk,
-        sectors: if info.partition != 0 {
-            Sectors::new(info.start, info.sectors).ok_or(EINVAL)?
-        } else {
-            Bound::WHOLE
-        },
+fn place(dev: u32) -> Result<(Place, OpenDisk)> {
+    let (open, info) = OpenDisk::by_devt(dev)?;
+    let place = Place {
+        id: info.id(),
+        sectors: if info.partition != 0 { info.range()? } else { Place::WHOLE },
         major: info.major,
         minor: info.minor,
         logical_block_size: info.logical_block_size,
         partition: info.partition != 0,
-    })
+    };
+    Ok((place, open))
 }
 
 /// Where the device of this name is now, looked up in PID 1's root.
-pub(crate) fn bind_by_name(name: &[u8]) -> Result<Bound> {
+pub(crate) fn place_of(name: &[u8]) -> Result<(Place, OpenDisk)> {
     let name = CName::new(name)?;
     let info = sys::name_info(name.as_c_str()?, true, None)?;
     if !info.is_blk {
         return Err(EINVAL);
     }
-    bind(info.dev)
+    place(info.dev)
 }
 
 /// What a name stands for.
 struct Resolved {
     name: KVec<u8>,
     image: Option<KVec<u8>>,
-    bound: Option<Bound>,
+    found: Option<(Place, OpenDisk)>,
     absent: bool,
+}
+
+impl Resolved {
+    fn place(&self) -> Option<&Place> {
+        self.found.as_ref().map(|(place, _)| place)
+    }
 }
 
 /// Looks a name up in the caller's view. EINVAL for what is neither a block
@@ -187,19 +191,19 @@ fn resolve(name: &[u8]) -> Result<Resolved> {
     let mut canonical = KVec::from_elem(0u8, 4097, GFP_KERNEL)?;
     match sys::name_info(c_name.as_c_str()?, false, Some(&mut canonical)) {
         Ok(info) if info.is_blk => {
-            let bound = bind(info.dev)?;
-            if let Some(image) = image_behind(&bound.disk)? {
+            let found = place(info.dev)?;
+            if let Some(image) = crate::image::backing_file(&found.1)? {
                 // For a loop device its backing file's path is its name.
                 let mut copy = KVec::new();
                 copy.extend_from_slice(&image, GFP_KERNEL)?;
-                return Ok(Resolved { name: copy, image: Some(image), bound: None, absent: false });
+                return Ok(Resolved { name: copy, image: Some(image), found: None, absent: false });
             }
-            Ok(Resolved { name, image: None, bound: Some(bound), absent: false })
+            Ok(Resolved { name, image: None, found: Some(found), absent: false })
         }
         Ok(info) if info.is_reg => {
             let len = canonical.iter().position(|&b| b == 0).unwrap_or(0);
             canonical.truncate(len);
-            Ok(Resolved { name, image: Some(canonical), bound: None, absent: false })
+            Ok(Resolved { name, image: Some(canonical), found: None, absent: false })
         }
         Ok(_) => Err(EINVAL),
         Err(e) if e == ENOENT || e == ENXIO || e == ENODEV => {
@@ -210,16 +214,11 @@ fn resolve(name: &[u8]) -> Result<Resolved> {
                 copy.extend_from_slice(&name, GFP_KERNEL)?;
                 Some(copy)
             };
-            Ok(Resolved { name, image, bound: None, absent: true })
+            Ok(Resolved { name, image, found: None, absent: true })
         }
         Err(e) if e == ENOTDIR => Err(EINVAL),
         Err(e) => Err(e),
     }
-}
-
-/// The path of the file that a loop device shows; `None` for other disks.
-fn image_behind(disk: &Disk) -> Result<Option<KVec<u8>>> {
-    crate::image::backing_file(disk)
 }
 
 /// Whether a registration is of the same device as a name.
@@ -230,8 +229,8 @@ fn is_same(volume: &Volume, r: &Resolved) -> bool {
     match (&volume.image, &r.image) {
         (Some(a), Some(b)) => **a == **b,
         // Of thousands that are absent none has to be locked.
-        (None, None) if r.bound.is_none() => false,
-        (None, None) => match (&*volume.bound.lock(), &r.bound) {
+        (None, None) if r.found.is_none() => false,
+        (None, None) => match (volume.place(), r.place()) {
             (Some(a), Some(b)) => a.is_same(b),
             _ => false,
         },
@@ -241,8 +240,8 @@ fn is_same(volume: &Volume, r: &Resolved) -> bool {
 
 /// Whether a name stands for another disk than the one that was watched.
 fn is_another(volume: &Volume, r: &Resolved) -> bool {
-    match (&*volume.bound.lock(), &r.bound) {
-        (Some(a), Some(b)) => !a.is_same(b) || !a.is_there(),
+    match (volume.place(), r.place()) {
+        (Some(a), Some(b)) => !a.is_same(b),
         (None, Some(_)) => true,
         _ => false,
     }
@@ -255,9 +254,9 @@ fn find(r: &Resolved) -> Option<Arc<Volume>> {
 }
 
 /// EINVAL if the store is on that device.
-fn check_store(disk: &Disk, sectors: &Sectors) -> Result {
+fn check_store(id: DiskId, sectors: &Sectors) -> Result {
     let Ok(store) = Dir::resolve(&core().store_path()?) else { return Ok(()) };
-    if stack::lies_on(&store, disk, sectors)? {
+    if stack::lies_on(&store, id, sectors)? {
         pr_err!("the store is on that device\n");
         return Err(EINVAL);
     }
@@ -271,25 +270,28 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     if let Some(volume) = find(&r) {
         // If its last session ends just now it may be forgotten any moment.
         let _turning = volume.turning.lock();
-        if !volume.gone.load(Ordering::Relaxed) {
-            volume.retired.store(false, Ordering::Relaxed);
+        if volume.change(|state| state.activate()).is_ok() {
             return Ok(CONTROL_ALREADY);
         }
     }
     let mut flags = 0;
-    if let Some(bound) = &r.bound {
-        bound.disk.check_supported()?;
-        check_store(&bound.disk, &bound.sectors)?;
-        if bound.disk.is_mounted(bound.sectors.start, bound.sectors.end) {
+    let is_mounted = || {
+        let (place, open) = r.found.as_ref()?;
+        Some(open.is_mounted(place.sectors.start, place.sectors.end))
+    };
+    if let Some((place, open)) = &r.found {
+        open.check_supported()?;
+        check_store(place.id, &place.sectors)?;
+        if is_mounted() == Some(true) {
             flags |= CONTROL_MOUNTED;
         } else {
             // What was written before is not the first raw session's.
-            bound.disk.sync_caches(bound.sectors.start, bound.sectors.end);
+            open.sync_caches(place.sectors.start, place.sectors.end);
         }
     }
     if let Some(image) = r.image.as_ref().filter(|_| !r.absent) {
         for disk in crate::image::loops_of(image) {
-            check_store(&disk, &Bound::WHOLE)?;
+            check_store(disk.id(), &Place::WHOLE)?;
             if disk.is_mounted(0, disk.capacity()) {
                 flags |= CONTROL_MOUNTED;
             }
@@ -299,30 +301,21 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
         flags |= CONTROL_ABSENT;
     }
     hook::install()?;
-    let tested = hook::self_test(r.bound.as_ref().map(|b| &b.disk));
+    let tested = hook::self_test(r.found.as_ref().map(|(_, open)| open));
     let code = tested.err().map_or(0, errno_of);
     core().self_test.store(code, Ordering::Release);
     let result = tested.and_then(|()| {
         let durability = durability.unwrap_or(core().params.durability);
-        let is_there = r.bound.is_some();
-        let volume = Volume::new(&r.name, r.image, durability, r.bound)?;
-        volume.unprotected.store(flags & CONTROL_MOUNTED != 0, Ordering::Relaxed);
-        let mut registry = core().registry.lock();
-        registry.volumes.push(volume, GFP_KERNEL)?;
-        // Of what is not there the table says nothing: thousands of them are
-        // registered in no time.
-        let published = if is_there { registry.publish() } else { Ok(()) };
-        if published.is_err() {
-            let at = registry.volumes.len() - 1;
-            registry.volumes.truncate(at);
-            return published;
-        }
-        // A mount may have come before the hook knew the device.
-        if let Some(volume) = registry.volumes.last() {
-            let bound = volume.bound.lock();
-            let mounted = |b: &Bound| b.disk.is_mounted(b.sectors.start, b.sectors.end);
-            if bound.as_ref().is_some_and(mounted) && !volume.is_claimed() {
-                volume.unprotected.store(true, Ordering::Relaxed);
+        let (image, place) = (&r.image, r.place().copied());
+        let volume = Volume::new(&r.name, copy_of(image)?, durability, place)?;
+        volume.change(|state| state.set_unprotected(flags & CONTROL_MOUNTED != 0));
+        core().registry.lock().add(volume.clone())?;
+        // A mount may have come before the hook knew the device, or gone.
+        if let Some(mounted) = is_mounted() {
+            if !volume.is_claimed() {
+                volume.change(|state| state.set_unprotected(mounted));
+            }
+            if mounted && !volume.is_claimed() {
                 flags |= CONTROL_MOUNTED;
             }
         }
@@ -332,6 +325,13 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
         remove_hooks_if_idle();
     }
     result.map(|()| flags)
+}
+
+fn copy_of(bytes: &Option<KVec<u8>>) -> Result<Option<KVec<u8>>> {
+    let Some(bytes) = bytes else { return Ok(None) };
+    let mut copy = KVec::new();
+    copy.extend_from_slice(bytes, GFP_KERNEL)?;
+    Ok(Some(copy))
 }
 
 /// With nothing registered the hooks on bios and claims are not installed. The
@@ -351,19 +351,11 @@ fn deactivate(name: &[u8]) -> Result<u64> {
     let Some(volume) = find(&r) else { return Ok(CONTROL_ALREADY) };
     let mut flags = 0;
     let turning = volume.turning.lock();
-    if volume.is_claimed() {
-        volume.retired.store(true, Ordering::Relaxed);
-        flags |= CONTROL_MOUNTED;
-    } else {
+    if volume.change(|state| state.deactivate()) {
         volume.stop_raw();
-        let mut registry = core().registry.lock();
-        registry.volumes.retain(|v| !Arc::ptr_eq(v, &volume));
-        if let Err(e) = registry.publish() {
-            // Its place is still there.
-            let _ = registry.volumes.push_within_capacity(volume.clone());
-            return Err(e);
-        }
-        volume.gone.store(true, Ordering::Relaxed);
+        core().registry.lock().remove(&volume)?;
+    } else {
+        flags |= CONTROL_MOUNTED;
     }
     drop(turning);
     volume.open_gate();
@@ -441,14 +433,14 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     request.flags |= RESTORE_REGISTERED;
     if request.phase == RESTORE_BEGIN {
         volume.stop_raw();
-        if volume.is_claimed() || volume.is_waited_for() || volume.restoring.load(Ordering::Acquire)
-        {
+        let state = volume.state();
+        if state.is_claimed() || volume.is_waited_for() || state.is_restoring() {
             return Err(EBUSY);
         }
     } else {
         // Only its own; it may have been given up because of a mount.
         let own = file.restoring.lock().as_ref().is_some_and(|v| Arc::ptr_eq(v, &volume));
-        if !own || !volume.restoring.load(Ordering::Acquire) {
+        if !own || !volume.state().is_restoring() {
             return if request.phase == RESTORE_WRITE { Err(EBUSY) } else { Ok(()) };
         }
     }
@@ -459,14 +451,21 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     }
     match request.phase {
         RESTORE_BEGIN => {
-            let mut written = volume.foreign.swap(false, Ordering::AcqRel);
-            volume.foreign_before.store(written, Ordering::Release);
+            volume.set_restorer(sys::current_tgid());
+            volume.change(|state| state.begin_restore()).map_err(|_| EBUSY)?;
+            *file.restoring.lock() = Some(volume.clone());
+            volume.others_restored.store(false, Ordering::Relaxed);
+            // No write that met the volume before is still to be noted.
+            sys::synchronize_rcu();
+            let before = volume.change(|state| state.before_restore());
+            let link = judge(&volume, &r, before);
+            let mut written = link == Link::Written;
             if let (Some(image), Some(tail)) = (&volume.image, &tail) {
                 let now = crate::look::mtime(image);
                 written |= tail.image_mtime_ns != 0 && now != tail.image_mtime_ns;
             }
             let watched = !is_another(&volume, &r)
-                && volume.watched.load(Ordering::Acquire)
+                && matches!(link, Link::Watched(_))
                 && tail
                     .as_ref()
                     .is_some_and(|t| t.load_id == core().load_id && t.boot_id == core().boot_id);
@@ -475,29 +474,48 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
             }
             if watched {
                 request.flags |= RESTORE_WATCHED;
+            } else if matches!(before, Link::Watched(_)) && !written {
+                request.flags |= RESTORE_UNSEEN;
             }
-            volume.restore_wrote.store(false, Ordering::Release);
-            volume.restoring.store(true, Ordering::Release);
-            *file.restoring.lock() = Some(volume.clone());
         }
         // What was planned is not what there is any more.
-        RESTORE_WRITE if volume.restore_wrote.load(Ordering::Acquire) => {
-            volume.foreign.store(true, Ordering::Release);
-            return Err(EBUSY);
-        }
+        RESTORE_WRITE if volume.change(|state| state.anybody_wrote()) => return Err(EBUSY),
         RESTORE_WRITE => {}
         RESTORE_END => {
-            volume.restoring.store(false, Ordering::Release);
-            volume.watched.store(true, Ordering::Release);
+            let witness = witness(&volume, &r, None);
+            if volume.change(|state| state.end_restore(witness)) {
+                volume.others_restored.store(true, Ordering::Relaxed);
+                request.flags |= RESTORE_OTHERS;
+            }
             *file.restoring.lock() = None;
         }
         RESTORE_ABORT => {
-            volume.abandon_restore();
+            if volume.change(|state| state.abandon_restore()) {
+                volume.others_restored.store(true, Ordering::Relaxed);
+                request.flags |= RESTORE_OTHERS;
+            }
             *file.restoring.lock() = None;
         }
         _ => return Err(EINVAL),
     }
     Ok(())
+}
+
+/// See [`lifecycle::witness`]. An image is on no disk of its own.
+fn witness(volume: &Volume, r: &Resolved, hoped: Option<i64>) -> Option<i64> {
+    match &r.found {
+        Some((_, open)) => lifecycle::witness(volume, open, hoped),
+        None => volume.image.as_ref().map(|_| 0),
+    }
+}
+
+/// What is known of a link, with what the statistics say of it now.
+fn judge(volume: &Volume, r: &Resolved, link: Link) -> Link {
+    let Link::Watched(hoped) = link else { return link };
+    let now = witness(volume, r, hoped);
+    let unseen = volume::unseen(hoped, now).map_or(u64::MAX, |sectors| sectors.saturating_mul(512));
+    volume.unseen_bytes.store(unseen, Ordering::Relaxed);
+    volume::judge(link, now)
 }
 
 // --- Status -----------------------------------------------------------------
@@ -586,31 +604,31 @@ fn head(core: &Core) -> Result<KBox<StatusHead>> {
 }
 
 fn entry(volume: &Volume) -> (Entry, Option<Summary>) {
-    let (claims, session, last) = {
-        let life = volume.life.lock();
-        (life.claims, life.session.clone(), life.last)
-    };
+    let (state, session, last) = volume.shown();
     let mut e = Entry {
         len: ::core::mem::size_of::<Entry>() as u32,
         name_len: volume.name.len() as u32,
-        claims,
+        claims: state.claims(),
         durability: volume.durability as u32,
         ..Entry::default()
     };
-    if let Some(b) = &*volume.bound.lock() {
+    if let Some((place, Ok(sectors))) = state.place().map(|p| (p, sys::sectors_at(&p))) {
         e.flags |= ENTRY_PRESENT;
-        (e.major, e.minor) = (b.major, b.minor);
-        let extent = b.extent();
-        (e.start, e.bytes) = (extent.start, extent.len().saturating_mul(512));
+        (e.major, e.minor) = (place.major, place.minor);
+        (e.start, e.bytes) = (place.sectors.start, sectors.saturating_mul(512));
     }
+    let unseen = volume.unseen_bytes.load(Ordering::Relaxed);
+    e.unseen_bytes = unseen;
     for (flag, set) in [
-        (ENTRY_WRITTEN, volume.foreign.load(Ordering::Relaxed)),
+        (ENTRY_WRITTEN, state.is_written()),
         (ENTRY_IMAGE, volume.image.is_some()),
-        (ENTRY_UNPROTECTED, volume.unprotected.load(Ordering::Relaxed)),
+        (ENTRY_UNPROTECTED, state.is_unprotected()),
         (ENTRY_REFUSED, volume.refused.load(Ordering::Relaxed) != 0),
-        (ENTRY_RESTORING, volume.restoring.load(Ordering::Relaxed)),
+        (ENTRY_RESTORING, state.is_restoring()),
         (ENTRY_RECORDING, session.is_some()),
-        (ENTRY_RAW, volume.is_raw.load(Ordering::Relaxed)),
+        (ENTRY_RAW, state.is_raw()),
+        (ENTRY_OTHERS, volume.others_restored.load(Ordering::Relaxed)),
+        (ENTRY_UNSEEN, unseen != 0 && unseen != u64::MAX),
     ] {
         if set {
             e.flags |= flag;
@@ -645,8 +663,9 @@ fn status(request: &mut StatusRequest) -> Result {
     let mut head = head(core)?;
     let (sessions, held, absorbed) = (Cell::new(0), Cell::new(0), Cell::new(0));
     let mut out = KVVec::new();
-    let registry = core.registry.lock();
-    head.registrations = registry.volumes.len() as u64;
+    // Not under the registry's lock, which claims want: what is asked of sysfs may take a while.
+    let volumes = registry::all()?;
+    head.registrations = volumes.len() as u64;
     core.for_each_session(|s| {
         sessions.set(sessions.get() + 1);
         held.set(held.get() + s.queue.lock().held());
@@ -656,7 +675,7 @@ fn status(request: &mut StatusRequest) -> Result {
     head.held_bios += held.get();
     head.absorbed_bytes += absorbed.get();
     out.extend_from_slice(abi_bytes(&*head), GFP_KERNEL)?;
-    for volume in registry.volumes.iter() {
+    for volume in volumes.iter() {
         let (e, shown) = entry(volume);
         out.extend_from_slice(abi_bytes(&e), GFP_KERNEL)?;
         push_padded(&mut out, &volume.name)?;
@@ -664,7 +683,6 @@ fn status(request: &mut StatusRequest) -> Result {
             push_padded(&mut out, of.dir.as_bytes())?;
         }
     }
-    drop(registry);
     request.needed = out.len() as u64;
     if request.len >= request.needed {
         let addr = usize::try_from(request.buf).map_err(|_| EFAULT)?;
@@ -690,12 +708,12 @@ impl PinnedDrop for ControlDevice {
         if let Some(volume) = self.restoring.lock().take() {
             // Of a tool that was killed this may be closed before the device: what
             // is in the page cache is still the restore's.
-            let bound = volume.bound.lock().clone();
-            if let Some(bound) = bound {
-                let extent = bound.extent();
-                bound.disk.sync_caches(extent.start, extent.end);
+            if let Some((place, Ok(open))) = volume.place().map(|p| (p, OpenDisk::at(&p))) {
+                let extent = place.extent(open.capacity());
+                open.sync_caches(extent.start, extent.end);
             }
-            volume.abandon_restore();
+            let others = volume.change(|state| state.abandon_restore());
+            volume.others_restored.fetch_or(others, Ordering::Relaxed);
         }
     }
 }

@@ -12,10 +12,10 @@ use crate::core_state::core;
 use crate::live;
 use crate::params::SABOTAGE_NO_HOLD;
 use crate::pure::deadline::LOOKS;
-use crate::pure::format::Kind;
+use crate::pure::volume::By;
 use crate::registry::{self, Volume, Wait};
 use crate::session::Session;
-use crate::sys::{self, bio, BioView, Disk, HeldBio, Hook};
+use crate::sys::{self, bio, BioView, HeldBio, Hook, OpenDisk};
 use ::core::ptr::null_mut;
 use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kernel::bindings;
@@ -131,6 +131,14 @@ fn send(mut bio: HeldBio, patient: bool, from: Option<&Session>) {
     }
 }
 
+/// A request that changes data goes to a disk without a bio. `hidden`: to one that nobody
+/// sees, below another one.
+#[no_mangle]
+extern "C" fn bdsnap_saw_request(disk: *mut sys::gendisk, hidden: bool) {
+    // SAFETY: The callback's argument: a disk to which a request is sent.
+    registry::saw_request(unsafe { sys::disk_id(disk) }, hidden);
+}
+
 // --- Claims -----------------------------------------------------------------
 
 /// Instead of `bdev_file_open_by_dev`, for callers that claim.
@@ -194,10 +202,13 @@ extern "C" fn bdsnap_syscall(regs: *const bindings::pt_regs) -> c_long {
 // --- Installation -----------------------------------------------------------
 
 /// With their functions, in words for people.
-const CLAIM_AND_BIO: [(Hook, &str); 3] = [
+const CLAIM_AND_BIO: [(Hook, &str); 6] = [
     (Hook::Submit, "submit_bio_noacct"),
     (Hook::Open, "bdev_file_open_by_dev"),
     (Hook::Fput, "bdev_fput"),
+    (Hook::Execute, "blk_execute_rq"),
+    (Hook::ExecuteNowait, "blk_execute_rq_nowait"),
+    (Hook::Cloned, "blk_insert_cloned_request"),
 ];
 
 /// Installs the hooks on bios and claims, all or none.
@@ -269,7 +280,7 @@ impl Drop for SystemCalls {
 
 /// Proves that the hooks fire and that the call-throughs do not loop: a claim
 /// that must fail, and, where a device is there, an empty flush.
-pub(crate) fn self_test(disk: Option<&Disk>) -> Result {
+pub(crate) fn self_test(disk: Option<&OpenDisk>) -> Result {
     if !core().hooks.load(Ordering::Acquire) {
         return Ok(());
     }
@@ -300,7 +311,7 @@ pub(crate) fn self_test(disk: Option<&Disk>) -> Result {
 // --- Notifiers and watch ----------------------------------------------------
 
 /// Longest time between two ticks, in milliseconds.
-const TICK_MS: u64 = 500;
+const TICK_MS: u64 = 250;
 
 /// The time between two ticks, in milliseconds, and how many of them there are
 /// between two looks at held bios.
@@ -318,31 +329,36 @@ extern "C" fn bdsnap_tick() {
     if TICK.fetch_add(1, Ordering::Relaxed) % looks_at == 0 {
         core().for_each_session(|session| session.look());
     }
+    core().for_each_session(|session| {
+        let place = &session.place;
+        let another = session.origin.look(|open| open.is_alive() && open.id() != place.id);
+        if session.by == By::Claim && another == Some(true) {
+            // What is written now is saved, but it is another medium's.
+            session.break_with(errno(bindings::ESTALE), session.geo.on_disk().start);
+        }
+        session.origin.close_if_idle(session);
+    });
     if core().asleep.load(Ordering::Acquire) {
         return;
     }
     let now_ns = sys::now_awake_ns();
-    registry::for_each_bound(|disk, sectors, volume, there| {
-        volume.look(now_ns);
-        if !there && !volume.is_claimed() {
-            volume.turn();
-        }
-        // Mounted when it was registered, and unmounted since.
-        if volume.unprotected.load(Ordering::Relaxed)
-            && !disk.is_mounted(sectors.start, sectors.end)
-        {
-            volume.unprotected.store(false, Ordering::Relaxed);
-        }
-    });
+    registry::for_each_bound(|volume| volume.look(now_ns));
 }
 
 /// Times 20 ms that a reboot waits for memory to reach the store.
 const REBOOT_LOOKS: u32 = 250;
 
+/// Times 20 ms that hibernation waits for the store to be left alone.
+const HIBERNATE_LOOKS: u32 = 3000;
+
 /// Before a reboot or a power-off: what is in memory goes to the store.
 #[no_mangle]
 extern "C" fn bdsnap_on_reboot() -> c_int {
-    registry::for_each_bound(|_, _, volume, _| volume.end_raw());
+    // The image of the memory is written: the store must be what that knows.
+    if core().asleep.load(Ordering::Acquire) {
+        return 0;
+    }
+    registry::for_each_bound(|volume| volume.end_raw());
     core().for_each_session(|session| {
         session.kick_reader();
         session.kick_writer();
@@ -351,7 +367,7 @@ extern "C" fn bdsnap_on_reboot() -> c_int {
     for _ in 0..REBOOT_LOOKS {
         let busy = AtomicU64::new(0);
         core().for_each_session(|s| {
-            let raw = u64::from(s.kind == Kind::Raw);
+            let raw = u64::from(s.by == By::RawWrite);
             busy.fetch_add(s.in_memory.load(Ordering::Relaxed) + raw, Ordering::Relaxed);
         });
         if busy.load(Ordering::Relaxed) == 0 {
@@ -374,8 +390,8 @@ extern "C" fn bdsnap_on_hibernate() {
     core().for_each_session(|session| {
         session.break_with(errno(bindings::ECANCELED), session.geo.on_disk().start);
     });
-    // Each says so in the store, while it still may.
-    for _ in 0..REBOOT_LOOKS {
+    // Each says so in the store, while it still may: also one that takes its time.
+    for _ in 0..HIBERNATE_LOOKS {
         let busy = AtomicBool::new(false);
         core().for_each_session(|s| {
             let syncs = s.syncer.lock().is_busy();

@@ -10,8 +10,9 @@
 use crate::control::CName;
 use crate::core_state::core;
 use crate::look;
-use crate::registry::{self, Bound, Volume};
-use crate::sys::{self, Disk};
+use crate::pure::volume::Place;
+use crate::registry::{self, Volume};
+use crate::sys::{self, DiskName, OpenDisk};
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 use kernel::sync::Arc;
@@ -20,29 +21,30 @@ use kernel::sync::Arc;
 const LOOPS: u32 = 256;
 
 /// What sysfs says of a loop device.
-fn loop_attribute(disk: &Disk, attribute: &str, buf: &mut [u8]) -> Result<usize> {
-    let mut name = [0; 32];
-    let n = disk.name(&mut name);
-    let name = ::core::str::from_utf8(&name[..n]).map_err(|_| EINVAL)?;
+fn loop_attribute(name: &DiskName, attribute: &str, buf: &mut [u8]) -> Result<usize> {
+    let name = name.as_str()?;
     sys::read_text(&CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?, buf)
 }
 
-pub(crate) fn loop_number(disk: &Disk, attribute: &str) -> Result<u64> {
+pub(crate) fn loop_number(disk: &OpenDisk, attribute: &str) -> Result<u64> {
     let mut buf = [0; 32];
-    let n = loop_attribute(disk, attribute, &mut buf)?;
+    let n = loop_attribute(&disk.name(), attribute, &mut buf)?;
     let text = ::core::str::from_utf8(&buf[..n]).map_err(|_| EINVAL)?;
     text.parse().map_err(|_| EINVAL)
 }
 
 /// The path of the file that a loop device shows; `None` for other disks.
-pub(crate) fn backing_file(disk: &Disk) -> Result<Option<KVec<u8>>> {
-    let mut name = [0; 32];
-    let n = disk.name(&mut name);
-    if !name[..n].starts_with(b"loop") {
+pub(crate) fn backing_file(disk: &OpenDisk) -> Result<Option<KVec<u8>>> {
+    file_behind(&disk.name())
+}
+
+/// The same by the name of the disk.
+pub(crate) fn file_behind(name: &DiskName) -> Result<Option<KVec<u8>>> {
+    if !name.as_str()?.starts_with("loop") {
         return Ok(None);
     }
     let mut path = KVec::from_elem(0u8, 4096 + 16, GFP_KERNEL)?;
-    match loop_attribute(disk, "backing_file", &mut path) {
+    match loop_attribute(name, "backing_file", &mut path) {
         Ok(n) => {
             path.truncate(n);
             Ok(Some(path))
@@ -53,23 +55,23 @@ pub(crate) fn backing_file(disk: &Disk) -> Result<Option<KVec<u8>>> {
     }
 }
 
-/// The `i`-th loop device, its medium, and the path of the file that it shows.
-fn loop_device(i: u32) -> Result<(Disk, u64, KVec<u8>)> {
+/// The `i`-th loop device as a place, open, and the path of the file that it shows.
+fn loop_device(i: u32) -> Result<(Place, OpenDisk, KVec<u8>)> {
     let mut dev = [0; 32];
     let attr = CString::try_from_fmt(fmt!("/sys/block/loop{}/dev", i))?;
     let n = sys::read_text(&attr, &mut dev)?;
-    let (disk, _) = Disk::by_devt(sys::devt(&dev[..n])?)?;
+    let (open, _) = OpenDisk::by_devt(sys::devt(&dev[..n])?)?;
     // Before its path: a later change makes it out of date.
-    let seq = disk.seq();
-    let path = backing_file(&disk)?.ok_or(ENXIO)?;
-    Ok((disk, seq, path))
+    let place = place_of(&open);
+    let path = backing_file(&open)?.ok_or(ENXIO)?;
+    Ok((place, open, path))
 }
 
 /// The loop devices that show this file.
-pub(crate) fn loops_of(path: &[u8]) -> impl Iterator<Item = Disk> + '_ {
+pub(crate) fn loops_of(path: &[u8]) -> impl Iterator<Item = OpenDisk> + '_ {
     (0..LOOPS)
         .filter_map(|i| loop_device(i).ok())
-        .filter_map(|(disk, _, p)| (*p == *path).then_some(disk))
+        .filter_map(|(_, open, p)| (*p == *path).then_some(open))
 }
 
 /// Binds registered images that nobody has mounted to loop devices that show
@@ -79,23 +81,31 @@ pub(crate) fn settle() -> Result {
         return Ok(());
     }
     for i in 0..LOOPS {
-        let Ok((disk, seq, path)) = loop_device(i) else { continue };
+        let Ok((place, open, path)) = loop_device(i) else { continue };
         let found = match registered(&path) {
             Some(volume) => Some(volume),
             None => by_address(same_file(CName::new(&path)?.as_c_str()?)?),
         };
         let Some(volume) = found else { continue };
         // The loop device that it was bound to may show another file by now.
-        if volume.is_present() || volume.is_claimed() {
+        if is_present(&volume) || volume.is_claimed() {
             continue;
         }
-        let _turning = volume.turning.lock();
-        if !volume.is_present() && !volume.is_claimed() {
+        let turning = volume.turning.lock();
+        if !is_present(&volume) && !volume.is_claimed() && !volume.state().is_gone() {
             volume.stop_raw();
-            bind(&volume, &disk, seq)?;
+            registry::bind(&volume, Some(place))?;
         }
+        drop(turning);
+        drop(open);
+        volume.open_gate();
     }
     Ok(())
+}
+
+/// Whether it is bound to a loop device that has not shown another file since.
+fn is_present(volume: &Volume) -> bool {
+    volume.place().is_some_and(|place| sys::sectors_at(&place).is_ok_and(|sectors| sectors != 0))
 }
 
 /// The registered image of this path.
@@ -104,7 +114,7 @@ fn registered(path: &[u8]) -> Option<Arc<Volume>> {
     let found = registry
         .volumes
         .iter()
-        .find(|v| v.image.as_deref() == Some(path) && v.takes_claims())
+        .find(|v| v.image.as_deref() == Some(path) && v.state().takes_claims())
         .cloned();
     found
 }
@@ -120,7 +130,7 @@ fn by_address(address: u64) -> Option<Arc<Volume>> {
     let found = registry
         .volumes
         .iter()
-        .find(|v| Arc::as_ptr(v) as u64 == address && v.takes_claims())
+        .find(|v| Arc::as_ptr(v) as u64 == address && v.state().takes_claims())
         .cloned();
     found
 }
@@ -148,8 +158,8 @@ pub(crate) fn same_file(path: &CStr) -> Result<u64> {
 }
 
 /// The registered image that a loop device shows.
-pub(crate) fn find(disk: &Disk) -> Result<Option<Arc<Volume>>> {
-    let Some(path) = backing_file(disk)? else { return Ok(None) };
+pub(crate) fn find(name: &DiskName) -> Result<Option<Arc<Volume>>> {
+    let Some(path) = file_behind(name)? else { return Ok(None) };
     let found = registered(&path);
     if found.is_some() || !any() {
         return Ok(found);
@@ -157,28 +167,15 @@ pub(crate) fn find(disk: &Disk) -> Result<Option<Arc<Volume>>> {
     Ok(by_address(look::image(&path)?))
 }
 
-/// Binds an image to the loop device that shows it now. The caller has the
-/// volume's `turning` lock, and no session runs.
-/// `seq` is the medium of which that was said.
-pub(crate) fn bind(volume: &Volume, disk: &Disk, seq: u64) -> Result {
-    let mut bound = volume.bound.lock();
-    if bound.as_ref().is_some_and(|b| b.disk.as_ptr() == disk.as_ptr() && b.seq == seq) {
-        return Ok(());
-    }
-    let (major, minor) = disk.number();
-    *bound = Some(Bound {
-        disk: disk.clone(),
-        seq,
-        sectors: Bound::WHOLE,
+/// A whole disk as a place.
+pub(crate) fn place_of(open: &OpenDisk) -> Place {
+    let (major, minor) = open.number();
+    Place {
+        id: open.id(),
+        sectors: Place::WHOLE,
         major,
         minor,
-        logical_block_size: disk.logical_block_size(),
+        logical_block_size: open.logical_block_size(),
         partition: false,
-    });
-    drop(bound);
-    if let Err(e) = core().registry.lock().publish() {
-        *volume.bound.lock() = None;
-        return Err(e);
     }
-    Ok(())
 }

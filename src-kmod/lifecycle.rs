@@ -10,14 +10,16 @@ use crate::look;
 use crate::params::Discard;
 use crate::pure::crc::crc32c;
 use crate::pure::format::{
-    Gap, Id, Kind, Sample, DEV_IMAGE, DEV_PARTITION, HEAD_LEN, NO_ID, RAW_IN_FLIGHT, SAMPLES_MAX,
+    Gap, Id, Sample, DEV_IMAGE, DEV_PARTITION, HEAD_LEN, NO_ID, RAW_IN_FLIGHT, SAMPLES_MAX,
 };
 use crate::pure::meta::fs_guess;
 use crate::pure::plan::{Chunks, Geometry, Sectors};
-use crate::registry::Volume;
-use crate::session::{Beginning, Ending, Session, Summary};
-use crate::sys::{self, Disk, File, ModuleRef, Page};
+use crate::pure::volume::{self, By, Link};
+use crate::registry::{self, Volume};
+use crate::session::{Beginning, Ending, Session};
+use crate::sys::{self, File, ModuleRef, OpenDisk, Page};
 use ::core::sync::atomic::Ordering;
+use kernel::bindings::ESTALE;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -28,7 +30,7 @@ const AFTER_BREAK_MS: u64 = 2_000;
 
 /// Why a session is started, and for whom.
 pub(crate) struct Opening {
-    pub(crate) kind: Kind,
+    pub(crate) by: By,
     /// The filesystem that claims the device; to be compared only.
     pub(crate) holder: usize,
     /// The group of the devices that the filesystem has already; `None`: the
@@ -53,7 +55,7 @@ impl Scratch {
 }
 
 /// The hash of the device's first bytes, and a guess at what it holds.
-fn look_at_head(disk: &Disk, dev: &Sectors) -> Result<([u8; 32], &'static str)> {
+fn look_at_head(disk: &OpenDisk, dev: &Sectors) -> Result<([u8; 32], &'static str)> {
     let bytes = HEAD_LEN.min(dev.len() * 512) as usize;
     let scratch = Scratch::new(bytes)?;
     disk.read_sync(dev.start, &scratch.0, bytes)?;
@@ -63,7 +65,13 @@ fn look_at_head(disk: &Disk, dev: &Sectors) -> Result<([u8; 32], &'static str)> 
 }
 
 /// The checksum of a short range of the device.
-fn look_at(disk: &Disk, dev: &Sectors, sector: u64, bytes: u32, scratch: &Scratch) -> Result<u32> {
+fn look_at(
+    disk: &OpenDisk,
+    dev: &Sectors,
+    sector: u64,
+    bytes: u32,
+    scratch: &Scratch,
+) -> Result<u32> {
     let start = dev.start.checked_add(sector).ok_or(EOVERFLOW)?;
     let end = start.checked_add(u64::from(bytes).div_ceil(512)).ok_or(EOVERFLOW)?;
     if end > dev.end || bytes % 512 != 0 || bytes as usize > scratch.0.len() * PAGE_SIZE {
@@ -77,17 +85,56 @@ fn image_mtime(volume: &Volume) -> u64 {
     volume.image.as_ref().map_or(0, |path| look::mtime(path))
 }
 
+/// What the disk's statistics tell of beyond what has passed the hook, in sectors; `None` if that cannot be
+/// told. Only differences of it mean anything. `hoped`: what it should be, if nothing went wrong.
+///
+/// The statistics count at the end of each request, we at its beginning. So they are compared when
+/// none is under way.
+pub(crate) fn witness(volume: &Volume, open: &OpenDisk, hoped: Option<i64>) -> Option<i64> {
+    if volume.image.is_some() {
+        // It may be on another loop device the next time; its file's time tells.
+        return Some(0);
+    }
+    if !open.has_requests() {
+        // All that it gets are bios, and how it counts those differs from driver to driver.
+        return Some(0);
+    }
+    let look = || -> Option<i64> {
+        let before = open.inflight();
+        let written = open.written()?;
+        let passed = registry::passed(open.id())?;
+        let calm = before == 0 && open.inflight() == 0 && open.written()? == written;
+        calm.then_some(written.wrapping_sub(passed) as i64)
+    };
+    let mut last = None;
+    for _ in 0..WITNESS_LOOKS {
+        open.written()?;
+        let now = look();
+        // Some may be on its way between the hook and the request.
+        if now.is_some() && (now == hoped || (hoped.is_none() && now == last)) {
+            return now;
+        }
+        last = now;
+        sys::sleep(1);
+    }
+    last
+}
+
+/// Looks at the statistics.
+const WITNESS_LOOKS: u32 = 50;
+
 /// Starts a session. When this comes back all that it needs is there, and
-/// writes are held. The caller lets the volume's gate open.
-pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Result {
-    let bound = volume.bound.lock().clone().ok_or(ENODEV)?;
-    if bound.disk.as_ptr() != disk.as_ptr() {
+/// writes are held. The caller lets the volume's gate open, and has the disk in use until then: by a
+/// claim, or a write that waits at the gate.
+pub(crate) fn start(volume: &Arc<Volume>, open: Arc<OpenDisk>, opening: &Opening) -> Result {
+    let place = volume.place().ok_or(ENODEV)?;
+    if open.id() != place.id {
         return Err(ENODEV);
     }
+    let disk = &*open;
     disk.check_supported()?;
-    core().registry.lock().catch_up()?;
-    let sectors = bound.extent();
-    let chunk = core().params.chunk_size.max(bound.logical_block_size);
+    let sectors = place.extent(disk.capacity());
+    let chunk = core().params.chunk_size.max(place.logical_block_size);
     let geo = Geometry::new(sectors.start, sectors.len(), chunk).ok_or(EINVAL)?;
     // A wrong one would have the image restored to the wrong place.
     let (loop_offset, loop_sizelimit) = match volume.image {
@@ -95,16 +142,12 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
         None => (0, 0),
     };
     let module = ModuleRef::get().ok_or(ENODEV)?;
-    let session = Session::new(volume, disk.clone(), geo, opening, module)?;
+    let session = Session::new(volume, open.clone(), place, geo, opening, module)?;
     // Nothing that was written before may be lost after this in a power cut:
     // it belongs to the state at the start.
     let _ = disk.flush();
     core().remember(session.clone())?;
-    let old = {
-        let mut life = volume.life.lock();
-        life.session.replace(session.clone())
-    };
-    drop(old);
+    volume.adopt(session.clone());
     session.kick_writer();
     if !session.opened.wait(core().params.hold_timeout_ms) {
         session.break_with(ETIMEDOUT, sectors.start);
@@ -144,22 +187,36 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
     if volume.image.is_some() {
         dev_flags |= DEV_IMAGE;
     }
-    if bound.partition {
+    if place.partition {
         dev_flags |= DEV_PARTITION;
     }
     let mut inflight = disk.inflight();
     // From here on writes are held.
-    volume.arm(&session);
+    if let Err(e) = volume.arm(&session, opening.by) {
+        session.break_with(e, sectors.start);
+    }
     sys::synchronize_rcu();
     // No write that the hook let pass before is unseen any more.
-    volume.abandon_restore();
-    let foreign = volume.foreign.swap(false, Ordering::AcqRel);
+    let link = volume.change(|state| state.begin());
+    let hoped = match link {
+        Link::Watched(witness) => witness,
+        _ => None,
+    };
+    let now = witness(volume, disk, hoped);
+    *session.witness.lock() = now;
+    if let Link::Watched(before) = link {
+        let sectors = volume::unseen(before, now);
+        volume
+            .unseen_bytes
+            .store(sectors.map_or(u64::MAX, |s| s.saturating_mul(512)), Ordering::Relaxed);
+    }
+    let link = volume::judge(link, now);
     if let Some(tail) = &tail {
         let watched = image_timed
             && tail.load_id == core().load_id
             && tail.boot_id == core().boot_id
-            && volume.watched.load(Ordering::Acquire);
-        gap_before = match (foreign, same, watched) {
+            && matches!(link, Link::Watched(_));
+        gap_before = match (link == Link::Written, same, watched) {
             (false, true, true) => Gap::None,
             (false, true, false) => Gap::Unknown,
             // A session that was cut, or whose device went, left nothing to
@@ -169,6 +226,10 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
             }
             _ => Gap::Written,
         };
+    }
+    if open.id() != place.id {
+        // Between the look and the arming.
+        session.break_with(errno(ESTALE), sectors.start);
     }
     inflight += disk.inflight();
     if inflight != 0 {
@@ -182,9 +243,9 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
         fs_type,
         loop_offset,
         loop_sizelimit,
-        dev_major: bound.major,
-        dev_minor: bound.minor,
-        logical_block_size: bound.logical_block_size,
+        dev_major: place.major,
+        dev_minor: place.minor,
+        logical_block_size: place.logical_block_size,
     });
     session.kick_writer();
     if session.discard == Discard::Pass {
@@ -193,7 +254,7 @@ pub(crate) fn start(volume: &Arc<Volume>, disk: &Disk, opening: &Opening) -> Res
     Ok(())
 }
 
-fn samples_match(disk: &Disk, dev: &Sectors, samples: &[Sample]) -> bool {
+fn samples_match(disk: &OpenDisk, dev: &Sectors, samples: &[Sample]) -> bool {
     let Ok(scratch) = Scratch::new(crate::pure::format::CHUNK_MAX as usize) else { return false };
     samples
         .iter()
@@ -201,7 +262,7 @@ fn samples_match(disk: &Disk, dev: &Sectors, samples: &[Sample]) -> bool {
 }
 
 /// Waits a moment for what is in flight, so that it can be seen.
-fn calm_down(disk: &Disk) {
+fn calm_down(disk: &OpenDisk) {
     for _ in 0..50 {
         if disk.inflight() == 0 {
             return;
@@ -212,48 +273,92 @@ fn calm_down(disk: &Disk) {
 
 /// Whether the loop device shows another part of its image than at the start, or
 /// may do so.
-fn has_moved(session: &Session) -> bool {
-    let now = loop_window(&session.disk).ok();
+fn has_moved(session: &Session, open: &OpenDisk) -> bool {
+    let now = loop_window(open).ok();
     (*session.beginning.lock()).is_some_and(|b| Some((b.loop_offset, b.loop_sizelimit)) != now)
 }
 
 /// A loop device's offset and size limit in its image, in bytes.
-fn loop_window(disk: &Disk) -> Result<(u64, u64)> {
+fn loop_window(disk: &OpenDisk) -> Result<(u64, u64)> {
     Ok((image::loop_number(disk, "offset")?, image::loop_number(disk, "sizelimit")?))
 }
 
-/// Ends a session: nothing is written after it. `there`: the disk is, with the
-/// session's medium, and somebody has it open.
-pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, there: bool) {
+/// What a session's end finds.
+pub(crate) struct Seen {
+    /// For the next session.
+    ending: Ending,
+    /// See [`witness`].
+    witness: Option<i64>,
+}
+
+impl Seen {
+    /// What is there now. The session breaks if it is not the device any more that was saved.
+    pub(crate) fn of(
+        volume: &Arc<Volume>,
+        session: &Arc<Session>,
+        open: &OpenDisk,
+    ) -> Result<Self> {
+        let dev = session.geo.on_disk();
+        if !open.is_alive() || open.capacity() == 0 {
+            return Err(ENODEV);
+        }
+        if open.id() != session.place.id {
+            session.break_with(errno(ESTALE), dev.start);
+            return Err(ENODEV);
+        }
+        if volume.image.is_some() && has_moved(session, open) {
+            // The image's sectors were others since then; what was written is not what was saved.
+            session.break_with(errno(ESTALE), dev.start);
+        }
+        let now = session.place.extent(open.capacity());
+        if now.len() < dev.len() {
+            // What was cut off could not be saved.
+            session.break_with(ENXIO, dev.start + now.len());
+        }
+        if session.by == By::RawWrite {
+            calm_down(open);
+        }
+        let witness = witness(volume, open, *session.witness.lock());
+        Ok(Self { ending: look_at_end(volume, session, open, now.len())?, witness })
+    }
+}
+
+/// Ends a session: nothing is written after it.
+pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
     let dev = session.geo.on_disk();
     let timeout = core().params.hold_timeout_ms;
-    if there {
-        session.disk.sync_caches(dev.start, dev.end);
+    if session.by == By::Claim {
+        // It has the disk open until its end. Not under a spin lock.
+        if let Some(open) = session.origin.borrow() {
+            open.sync_caches(dev.start, dev.end);
+        }
     }
     volume.disarm();
-    sys::synchronize_rcu();
     session.begin_closing();
     if !session.quiet.wait(timeout) {
         session.break_with(ETIMEDOUT, dev.start);
         session.quiet.wait(AFTER_BREAK_MS);
     }
-    if there && volume.image.is_some() && has_moved(session) {
-        // The image's sectors were others since then; what was written is not what was saved.
-        session.break_with(errno(kernel::bindings::ESTALE), dev.start);
+    let seen = look_at_all(volume, session);
+    // Of an image, what its loop device shows since then is none of its business.
+    if volume.state().has_another_medium() && volume.image.is_none() {
+        session.break_with(errno(ESTALE), dev.start);
     }
-    let now = volume.bound.lock().as_ref().map(|b| b.extent());
-    if there && now.is_some_and(|now| now.len() < dev.len()) {
-        // What was cut off could not be saved.
-        session.break_with(ENXIO, now.map_or(dev.start, |now| dev.start + now.len()));
-    }
-    let ending = if there {
-        if session.kind == Kind::Raw {
-            calm_down(&session.disk);
-        }
-        look_at_end(volume, session).ok()
-    } else {
-        volume.image.as_ref().and_then(|path| look::image_end(path, session))
+    let before = *session.witness.lock();
+    let (ending, witness) = match seen {
+        Some(Seen { ending, witness }) => (Some(ending), witness),
+        None => match &volume.image {
+            Some(path) => (look::image_end(path, session), Some(0)),
+            None => (None, None),
+        },
     };
+    let unseen = volume::unseen(before, witness);
+    if session.unseen.load(Ordering::Acquire) || unseen.is_some_and(|sectors| sectors != 0) {
+        session.was_tainted();
+    }
+    volume
+        .unseen_bytes
+        .store(unseen.map_or(u64::MAX, |s| s.saturating_mul(512)), Ordering::Relaxed);
     let ending = ending.unwrap_or(Ending {
         head_sha256: [0; 32],
         samples: KVec::new(),
@@ -276,22 +381,41 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, there: bool) {
     }
     let on_disk = session.on_disk.load(Ordering::Acquire);
     let gap = (*session.beginning.lock()).map_or(Gap::Unknown, |b| b.gap_before);
-    if !session.finished.load(Ordering::Acquire) {
+    let link = if !session.finished.load(Ordering::Acquire) {
         pr_err!("a session's end could not be written\n");
-        volume.foreign.store(true, Ordering::Relaxed);
-    } else if on_disk {
-        volume.watched.store(true, Ordering::Release);
-    } else if session.is_broken() || gap == Gap::Written {
+        Link::Written
+    } else if unseen != Some(0) || session.unseen.load(Ordering::Acquire) {
+        match unseen {
+            None => Link::Unwatched,
+            Some(_) => Link::Written,
+        }
+    } else if !on_disk && (session.is_broken() || gap == Gap::Written) {
         // It left nothing that could say so.
-        volume.foreign.store(true, Ordering::Relaxed);
-    }
-    let summary = Summary::of(session);
-    let old = {
-        let mut life = volume.life.lock();
-        life.last = Some(summary);
-        life.session.take()
+        Link::Written
+    } else if !on_disk && gap == Gap::Unknown {
+        Link::Unwatched
+    } else {
+        Link::Watched(witness)
     };
-    drop(old);
+    volume.let_go(session, link);
+}
+
+/// What there is, if it can be looked at.
+fn look_at_all(volume: &Arc<Volume>, session: &Arc<Session>) -> Option<Seen> {
+    if session.by == By::Claim {
+        let open = session.origin.borrow()?;
+        return Seen::of(volume, session, &open).ok();
+    }
+    // In this order, see `Volume::look`.
+    let wrote = volume.wrote.load(Ordering::Acquire);
+    let looked = volume.looked.load(Ordering::Acquire);
+    if let Some(seen) = session.seen.lock().take().filter(|_| looked && !wrote) {
+        return Some(seen);
+    }
+    let open = Arc::new(OpenDisk::at(&session.place).ok()?, GFP_KERNEL).ok()?;
+    let seen = Seen::of(volume, session, &open).ok();
+    session.origin.close_apart(session, open);
+    seen
 }
 
 /// The session's samples: `crc` reads so many bytes from a sector on.
@@ -348,17 +472,21 @@ pub(crate) fn look_at_image(path: &CStr, session: &Session) -> Result<Ending> {
 }
 
 /// What the next session compares with: the device as it is now.
-fn look_at_end(volume: &Volume, session: &Session) -> Result<Ending> {
+fn look_at_end(
+    volume: &Volume,
+    session: &Session,
+    open: &OpenDisk,
+    sectors: u64,
+) -> Result<Ending> {
     let dev = session.geo.on_disk();
-    let (head_sha256, _) = look_at_head(&session.disk, &dev)?;
+    let (head_sha256, _) = look_at_head(open, &dev)?;
     let scratch = Scratch::new(session.geo.chunk_bytes() as usize)?;
     let samples =
-        samples_of(session, |sector, bytes| look_at(&session.disk, &dev, sector, bytes, &scratch))?;
-    let now = volume.bound.lock().as_ref().map_or(dev.len(), |b| b.extent().len());
+        samples_of(session, |sector, bytes| look_at(open, &dev, sector, bytes, &scratch))?;
     Ok(Ending {
         head_sha256,
         samples,
         image_mtime_ns: image_mtime(volume),
-        device_bytes: now.saturating_mul(512),
+        device_bytes: sectors.saturating_mul(512),
     })
 }

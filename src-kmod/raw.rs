@@ -5,7 +5,8 @@
 //! The first such write waits at the volume's *gate* while a worker starts a
 //! session of kind `raw`, and what comes meanwhile waits behind it. The session
 //! ends with the next claim, with the registration, before a restore, or after
-//! `raw_idle_s` without a write.
+//! `raw_idle_s` without a write. What the next session will compare the device with is looked up
+//! soon after the last write: then the disk need not be opened at the end.
 //!
 //! No bio is left at a gate: whoever puts one there queues the worker, a claim
 //! that starts a session opens the gate itself, and the watch has it opened
@@ -13,12 +14,12 @@
 
 use crate::core_state::core;
 use crate::hook;
-use crate::lifecycle::{self, Opening};
+use crate::lifecycle::{self, Opening, Seen};
 use crate::live::{self, Kind as Live, Token};
-use crate::pure::format::Kind;
-use crate::registry::{Bound, Volume};
+use crate::pure::volume::By;
+use crate::registry::{self, Volume};
 use crate::session::{weight, HELD_MAX};
-use crate::sys::{self, BioList, HeldBio, NoIo};
+use crate::sys::{self, BioList, HeldBio, NoIo, OpenDisk};
 use ::core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -26,6 +27,9 @@ use kernel::workqueue::{impl_has_work, WorkItem};
 
 /// Time without a write after which the raw session of an image ends.
 const IMAGE_IDLE_NS: u64 = 1_000_000_000;
+/// Time without a write after which a raw session's device is looked at, for its end. The watch comes by
+/// twice a second, so that this is over a second after the last write.
+const LOOK_NS: u64 = 300_000_000;
 /// Writes pass at least so long when no session could be started.
 const LAPSE_NS: u64 = 10_000_000_000;
 
@@ -57,13 +61,7 @@ impl_has_work! {
 impl Volume {
     /// Whether a write outside of sessions starts one.
     pub(crate) fn records_raw(&self) -> bool {
-        core().params.raw_idle_ns != 0
-            && !core().asleep.load(Ordering::Relaxed)
-            && self.lapsed_ns.load(Ordering::Relaxed) == 0
-            && !self.unprotected.load(Ordering::Relaxed)
-            && !self.restoring.load(Ordering::Relaxed)
-            && !self.retired.load(Ordering::Relaxed)
-            && !self.gone.load(Ordering::Relaxed)
+        !core().asleep.load(Ordering::Relaxed) && self.state().records_raw()
     }
 
     /// Makes a bio wait for a raw session; hands it back if it has no reason
@@ -122,8 +120,7 @@ impl Volume {
 
     /// No session could be started: for a while nobody sees what is written.
     pub(crate) fn lapse(&self) {
-        self.foreign.store(true, Ordering::Release);
-        self.lapsed_ns.store(sys::now_awake_ns().max(1), Ordering::Relaxed);
+        self.change(|state| state.lapse(sys::now_awake_ns()));
     }
 
     /// Has the worker look at what is to be done.
@@ -133,7 +130,7 @@ impl Volume {
 
     /// Has a raw session, if one runs, ended by the worker.
     pub(crate) fn end_raw(self: &Arc<Self>) {
-        if self.is_raw.load(Ordering::Acquire) {
+        if self.state().is_raw() {
             self.raw_over.store(true, Ordering::Release);
             self.turn();
         }
@@ -141,12 +138,8 @@ impl Volume {
 
     /// Ends a raw session, if one runs. The caller has the `turning` lock.
     pub(crate) fn stop_raw(self: &Arc<Self>) {
-        let Some(raw) = self.session().filter(|s| s.kind == Kind::Raw) else { return };
-        // Nobody else may have it open any more. Whoever opens or closes it may
-        // have to wait for held writes; those do not wait for `turning`.
-        let opened = raw.disk.open();
-        let there = opened.is_ok() && self.bound.lock().as_ref().is_some_and(Bound::is_there);
-        lifecycle::stop(self, &raw, there);
+        let Some(raw) = self.session().filter(|s| s.by == By::RawWrite) else { return };
+        lifecycle::stop(self, &raw);
     }
 
     /// A look of the watch. In an RCU read section: queues work, no more.
@@ -169,20 +162,29 @@ impl Volume {
         // the sooner its session ends, the less of this is unseen.
         let idle_ns =
             if self.image.is_some() { p.raw_idle_ns.min(IMAGE_IDLE_NS) } else { p.raw_idle_ns };
-        if self.wrote.swap(false, Ordering::Relaxed) {
+        if self.wrote.load(Ordering::Relaxed) {
+            // In this order: who sees no write must not take an old look for one after it.
+            self.looked.store(false, Ordering::Release);
+            self.wrote.store(false, Ordering::Release);
             self.last_write_ns.store(now_ns, Ordering::Relaxed);
-        } else if now_ns.saturating_sub(self.last_write_ns.load(Ordering::Relaxed)) >= idle_ns {
-            self.end_raw();
+        } else {
+            let quiet_ns = now_ns.saturating_sub(self.last_write_ns.load(Ordering::Relaxed));
+            // Another medium: what is written now is none of its business.
+            if quiet_ns >= idle_ns || self.state().has_another_medium() {
+                self.end_raw();
+            } else if quiet_ns >= LOOK_NS && !self.looked.load(Ordering::Relaxed) {
+                self.turn();
+            }
         }
-        let lapsed_ns = self.lapsed_ns.load(Ordering::Relaxed);
-        if lapsed_ns != 0
-            && !self.is_claimed()
-            && now_ns.saturating_sub(lapsed_ns) >= p.raw_idle_ns.max(LAPSE_NS)
-        {
-            // Not if it has lapsed anew meanwhile.
-            let _ =
-                self.lapsed_ns.compare_exchange(lapsed_ns, 0, Ordering::Relaxed, Ordering::Relaxed);
-        }
+        let limit_ns = p.raw_idle_ns.max(LAPSE_NS);
+        self.change(|state| match state.lapsed_ns() {
+            Some(since_ns)
+                if !state.is_claimed() && now_ns.saturating_sub(since_ns) >= limit_ns =>
+            {
+                state.resume(since_ns);
+            }
+            _ => {}
+        });
     }
 }
 
@@ -195,35 +197,65 @@ impl WorkItem<1> for Volume {
         let turning = this.turning.lock();
         if this.raw_over.swap(false, Ordering::AcqRel) {
             this.stop_raw();
+        } else {
+            look_for_end(&this);
         }
         let waiting = this.is_waited_for();
         if waiting && !this.is_claimed() && this.session().is_none() && this.records_raw() {
             match start(&this) {
                 Ok(()) => {}
-                Err(e) if e == ENXIO => this.unbind(),
+                Err(e) if e == ENXIO => unbind(&this),
                 Err(e) => {
                     this.lapse();
                     pr_err!("no raw session could be started: errno {}\n", -e.to_errno());
                 }
             }
         }
-        // A disk that is gone keeps its name as long as somebody holds it. What
-        // becomes of an image without a loop device its time tells.
-        if !this.is_claimed() && this.is_orphan() {
-            this.stop_raw();
-            if this.image.is_none() {
-                this.watched.store(false, Ordering::Relaxed);
-            }
-            this.unprotected.store(false, Ordering::Relaxed);
-            this.unbind();
-        }
         // They must not come back to the gate for ever.
-        let bound = this.bound.lock().is_some();
+        let bound = this.place().is_some();
         if waiting && bound && !this.is_recording() && this.records_raw() {
             this.lapse();
         }
         drop(turning);
         this.open_gate();
+        // Nobody may have come there.
+        if let Some(raw) = this.session() {
+            raw.origin.close_if_idle(&raw);
+        }
+    }
+}
+
+/// Its disk, or the medium, is gone.
+fn unbind(volume: &Arc<Volume>) {
+    volume.change(|state| {
+        // What becomes of an image without a loop device its time tells.
+        if volume.image.is_none() {
+            state.lose_sight();
+        }
+        state.set_unprotected(false);
+    });
+    if let Err(e) = registry::bind(volume, None) {
+        pr_err!("table of devices: errno {}\n", -e.to_errno());
+    }
+}
+
+/// Looks at what a raw session has left, while nobody writes.
+fn look_for_end(volume: &Arc<Volume>) {
+    let Some(raw) = volume.session().filter(|s| s.by == By::RawWrite) else { return };
+    let quiet = || !volume.wrote.load(Ordering::Acquire) && raw.queue.lock().holding() == 0;
+    if volume.looked.load(Ordering::Relaxed) || !quiet() || raw.is_broken() {
+        return;
+    }
+    *raw.seen.lock() = None;
+    volume.looked.store(true, Ordering::Release);
+    // Whoever wants to take the disk away right now is told that it is busy.
+    let open = OpenDisk::at(&raw.place).and_then(|open| Ok(Arc::new(open, GFP_KERNEL)?));
+    let Ok(open) = open else { return };
+    let seen = Seen::of(volume, &raw, &open);
+    raw.origin.close_apart(&raw, open);
+    // Else a write came meanwhile; there will be another look.
+    if quiet() {
+        *raw.seen.lock() = seen.ok();
     }
 }
 
@@ -241,8 +273,10 @@ impl WorkItem<2> for Volume {
 
 /// ENXIO: another medium is there.
 fn start(volume: &Arc<Volume>) -> Result {
-    let bound = volume.bound.lock().clone().ok_or(ENODEV)?;
-    if !bound.is_there() {
+    let place = volume.place().ok_or(ENODEV)?;
+    // Only as long as the first write waits does its writer keep the disk for us.
+    let open = OpenDisk::at(&place)?;
+    if !open.has(&place) {
         return Err(ENXIO);
     }
     // One whose store hangs still has its memory: not another one beside it.
@@ -252,6 +286,7 @@ fn start(volume: &Arc<Volume>) -> Result {
         return Err(EBUSY);
     }
     volume.last_write_ns.store(sys::now_awake_ns(), Ordering::Relaxed);
-    let opening = Opening { kind: Kind::Raw, holder: 0, group_id: None, group_incomplete: false };
-    lifecycle::start(volume, &bound.disk, &opening)
+    volume.looked.store(false, Ordering::Relaxed);
+    let opening = Opening { by: By::RawWrite, holder: 0, group_id: None, group_incomplete: false };
+    lifecycle::start(volume, Arc::new(open, GFP_KERNEL)?, &opening)
 }

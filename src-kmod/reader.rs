@@ -27,7 +27,11 @@ impl WorkItem<1> for Session {
         let _live = Token::new(Kind::Works);
         let _noio = NoIo::enter();
         loop {
-            while let Some(sectors) = next_current(&this) {
+            while let Some(Todo { sectors, taints }) = next_current(&this) {
+                if taints {
+                    // Before it goes. Whoever waits for the writer is the reader, as ever.
+                    this.taint();
+                }
                 if let Err((error, sector)) = save(&this, &sectors) {
                     this.fail(error, sector);
                 }
@@ -39,15 +43,23 @@ impl WorkItem<1> for Session {
                     read_ahead(&this, |stream| stream.write(&chunks));
                 }
             }
-            let Some(end) = this.take_passed() else { return };
+            let Some(end) = this.take_passed() else { break };
             read_ahead(&this, |stream| stream.pass(end));
         }
+        this.origin.leave(&this);
     }
 }
 
-/// Makes the next bio that came the current one; returns what has to be saved
-/// before it goes.
-fn next_current(this: &Arc<Session>) -> Option<Sectors> {
+/// What is to be done before the current bio goes.
+struct Todo {
+    /// What has to be saved.
+    sectors: Sectors,
+    /// The store has to say that it overwrites what is not.
+    taints: bool,
+}
+
+/// Makes the next bio that came the current one.
+fn next_current(this: &Arc<Session>) -> Option<Todo> {
     const NOTHING: Sectors = Sectors { start: 0, end: 0 };
     let mut q = this.queue.lock();
     let bio = q.next_incoming()?;
@@ -55,21 +67,22 @@ fn next_current(this: &Arc<Session>) -> Option<Sectors> {
     let op = view.op();
     // What the original would refuse it gets to refuse.
     let mut sectors = view.sectors().unwrap_or(NOTHING);
-    if op == sys::OP_DISCARD && this.discard != Discard::Copy {
+    let taints = op == sys::OP_DISCARD && this.discard == Discard::Pass;
+    if taints || this.absorbs(&view) {
         sectors = NOTHING;
     }
     let divisible = matches!(op, sys::OP_WRITE_ZEROES | sys::OP_DISCARD | sys::OP_SECURE_ERASE);
     if divisible && sectors.len() > u64::from(PART_SECTORS) {
         // Cut the lock for the allocation; meanwhile the bio is nobody's.
         drop(q);
-        return Some(split(this, bio));
+        return Some(Todo { sectors: split(this, bio), taints: false });
     }
     if !q.set_current(bio) {
         drop(q);
         this.kick_releaser();
-        return Some(NOTHING);
+        return Some(Todo { sectors: NOTHING, taints: false });
     }
-    Some(sectors)
+    Some(Todo { sectors, taints })
 }
 
 /// Makes the front of a large bio the current one, and returns its sectors.
@@ -142,6 +155,7 @@ fn read_ahead(this: &Arc<Session>, tell: impl FnOnce(&mut Stream)) {
 /// many of its chunks it took, `None` if the session broke meanwhile or, unless
 /// it is `wanted`, there is no room.
 fn read_run(this: &Arc<Session>, run: Chunks, wanted: bool) -> Result<Option<u64>> {
+    let open = this.origin.enter(this)?;
     let mut bytes = this.geo.sectors_of(&run).len() * 512;
     let budget = &core().budget;
     let got = if wanted { budget.acquire(this, bytes) } else { budget.try_spare(this, bytes) };
@@ -211,10 +225,11 @@ fn read_run(this: &Arc<Session>, run: Chunks, wanted: bool) -> Result<Option<u64
     drop(q);
     let sector = this.geo.sectors_of(&part).start;
     // SAFETY: The slice stays in the ring, at its address, until its state is
-    // no longer `READING`, which only the end of this read changes.
+    // no longer `READING`, which only the end of this read changes. The session keeps the disk open
+    // while `reads` counts this read.
     let started = unsafe {
         let s = &*raw;
-        this.disk.read_start(sector, &s.pages, s.bytes as usize, raw.cast_mut().cast::<c_void>())
+        open.read_start(sector, &s.pages, s.bytes as usize, raw.cast_mut().cast::<c_void>())
     };
     if let Err(e) = started {
         // SAFETY: As above; no read was started, so nobody else tells.

@@ -4,90 +4,52 @@
 //!
 //! The list is for control calls and claims, under a mutex. From it a table
 //! is made for the hook, by disk, that is replaced as a whole and read under
-//! RCU: an unregistered device costs one look into it.
+//! RCU: an unregistered device costs one look into it. Nothing here keeps a
+//! disk, nor its driver.
 
+use crate::compat::errno;
 use crate::core_state::core;
 use crate::live::{Kind as Live, Token};
-use crate::pure::format::{Durability, Kind};
+use crate::pure::format::Durability;
 use crate::pure::plan::Sectors;
+use crate::pure::volume::{By, DiskId, Link, Meets, Place, State, ANOTHER_MEDIUM, RESTORED, WROTE};
 use crate::raw::Gate;
 use crate::session::{errno_of, Session, Summary};
-use crate::sys::{gendisk, BdevInfo, BioView, Disk};
+use crate::sys::{self, BioView, OpenDisk};
 use ::core::mem::ManuallyDrop;
 use ::core::ptr::null_mut;
-use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use ::core::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_mutex, new_spinlock, Arc, CondVar, Mutex, SpinLock};
 use kernel::workqueue::{new_work, Work};
 
-/// Where a registered device is now.
-#[derive(Clone)]
-pub(crate) struct Bound {
-    /// Its disk.
-    pub(crate) disk: Disk,
-    /// The medium in it; see `Disk::seq`.
-    pub(crate) seq: u64,
-    /// Its sectors there; of a whole disk all that there could be, since disks
-    /// grow, and some have no size at first.
-    pub(crate) sectors: Sectors,
-    /// Its device number; an image's is its loop device's.
-    pub(crate) major: u32,
-    pub(crate) minor: u32,
-    pub(crate) logical_block_size: u32,
-    pub(crate) partition: bool,
-}
-
-impl Bound {
-    /// All of a disk.
-    pub(crate) const WHOLE: Sectors = Sectors { start: 0, end: u64::MAX };
-
-    /// Whether it is the partition that C tells of, wherever that is now.
-    pub(crate) fn is_partition(&self, info: &BdevInfo) -> bool {
-        self.partition
-            && info.partition != 0
-            && self.disk.as_ptr() == info.disk
-            && (self.major, self.minor) == (info.major, info.minor)
-    }
-
-    /// Whether the disk is there, with the medium that was bound.
-    pub(crate) fn is_there(&self) -> bool {
-        self.disk.is_alive() && self.disk.seq() == self.seq && self.disk.capacity() != 0
-    }
-
-    /// Whether both are the same sectors of the same medium.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.disk.as_ptr() == other.disk.as_ptr()
-            && self.seq == other.seq
-            && self.sectors == other.sectors
-    }
-
-    /// Its sectors as the disk is now.
-    pub(crate) fn extent(&self) -> Sectors {
-        if self.partition {
-            self.sectors
-        } else {
-            Sectors { start: 0, end: self.disk.capacity() }
-        }
-    }
-}
-
-/// Claims and sessions of a volume.
+/// What a volume is, and its sessions.
 pub(crate) struct Life {
-    /// Claims by filesystems.
-    pub(crate) claims: u64,
+    /// What all who deal with the volume go by.
+    state: State,
     /// The running session.
-    pub(crate) session: Option<Arc<Session>>,
+    session: Option<Arc<Session>>,
     /// What is left of the last session, for the status.
     pub(crate) last: Option<Summary>,
+}
+
+/// Volumes that were mounted when they were registered and have not been unmounted.
+static UNPROTECTED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether there are any such ones.
+pub(crate) fn any_unprotected() -> bool {
+    UNPROTECTED.load(Ordering::Acquire) != 0
 }
 
 /// A registered device.
 ///
 /// # Invariants
 ///
-/// `recording` is null or the address of a session that `life.session` keeps
-/// until an RCU grace period after it has become null.
-#[pin_data]
+/// * `recording` is null or the address of a session that `life.session` keeps
+///   until an RCU grace period after it has become null.
+/// * `meets` is what `life.state` says, as of the last change.
+/// * `life.state`'s place is in the hook's table, wherever the registry's lock is not held.
+#[pin_data(PinnedDrop)]
 pub(crate) struct Volume {
     /// The name as registered, absolute.
     pub(crate) name: KVec<u8>,
@@ -95,39 +57,28 @@ pub(crate) struct Volume {
     pub(crate) image: Option<KVec<u8>>,
     /// When its sessions let writes go.
     pub(crate) durability: Durability,
-    #[pin]
-    pub(crate) bound: Mutex<Option<Bound>>,
-    /// Held while a session is started or ended.
+    /// Held while a session is started or ended, or the place changes.
     #[pin]
     pub(crate) turning: Mutex<()>,
     #[pin]
-    pub(crate) life: SpinLock<Life>,
+    life: SpinLock<Life>,
     recording: AtomicPtr<Session>,
-    /// A write outside sessions was seen since the last one.
-    pub(crate) foreign: AtomicBool,
-    /// This load has watched the device since its chain's tail was written.
-    pub(crate) watched: AtomicBool,
-    /// A restore writes now.
-    pub(crate) restoring: AtomicBool,
-    /// It has written.
-    pub(crate) restore_wrote: AtomicBool,
-    /// What `foreign` was when it began.
-    pub(crate) foreign_before: AtomicBool,
-    /// It was mounted when it was registered and has not been unmounted.
-    pub(crate) unprotected: AtomicBool,
+    /// For the hook: a [`Meets`].
+    meets: AtomicU32,
+    /// For the hook: whose writes are the restore's.
+    restorer: AtomicI32,
+    /// The hook's notes: [`WROTE`] and the others.
+    notes: AtomicU32,
     /// Why it cannot be protected; 0: it can.
     pub(crate) refused: AtomicU32,
-    /// Deactivated while its session runs.
-    pub(crate) retired: AtomicBool,
-    /// Deactivated: a claim that has just found it must leave it alone.
-    pub(crate) gone: AtomicBool,
-    /// Since when (ns since boot) writes pass because no session could be
-    /// started; 0: they do not.
-    pub(crate) lapsed_ns: AtomicU64,
-    /// The armed session is a raw one.
-    pub(crate) is_raw: AtomicBool,
-    /// It is to be ended.
+    /// Bytes that were written past the hook, by the disk's statistics, at the last look.
+    pub(crate) unseen_bytes: AtomicU64,
+    /// Others wrote during the last restore.
+    pub(crate) others_restored: AtomicBool,
+    /// The raw session is to be ended.
     pub(crate) raw_over: AtomicBool,
+    /// What its end needs to know has been looked at since the last write.
+    pub(crate) looked: AtomicBool,
     /// There was a write in it since the watch last looked.
     pub(crate) wrote: AtomicBool,
     /// When the watch saw that, ns since boot.
@@ -144,40 +95,44 @@ pub(crate) struct Volume {
     _live: Token,
 }
 
+#[pinned_drop]
+impl PinnedDrop for Volume {
+    fn drop(self: Pin<&mut Self>) {
+        self.change(|state| state.set_unprotected(false));
+    }
+}
+
 impl Volume {
     /// A registration without a session.
     pub(crate) fn new(
         name: &[u8],
         image: Option<KVec<u8>>,
         durability: Durability,
-        bound: Option<Bound>,
+        place: Option<Place>,
     ) -> Result<Arc<Self>> {
         let mut own = KVec::new();
         own.extend_from_slice(name, GFP_KERNEL)?;
+        let state = State::new(place, core().params.raw_idle_ns != 0);
+        // INVARIANT: The registry, which takes it in, publishes its place.
         Arc::pin_init(
             pin_init!(Self {
                 name: own,
                 image,
                 durability,
-                bound <- new_mutex!(bound, "bdsnap::Volume::bound"),
                 turning <- new_mutex!((), "bdsnap::Volume::turning"),
                 life <- new_spinlock!(
-                    Life { claims: 0, session: None, last: None },
+                    Life { state, session: None, last: None },
                     "bdsnap::Volume::life"
                 ),
                 recording: AtomicPtr::new(null_mut()),
-                foreign: AtomicBool::new(false),
-                watched: AtomicBool::new(false),
-                restoring: AtomicBool::new(false),
-                restore_wrote: AtomicBool::new(false),
-                foreign_before: AtomicBool::new(false),
-                unprotected: AtomicBool::new(false),
+                meets: AtomicU32::new(state.meets() as u32),
+                restorer: AtomicI32::new(0),
+                notes: AtomicU32::new(0),
                 refused: AtomicU32::new(0),
-                retired: AtomicBool::new(false),
-                gone: AtomicBool::new(false),
-                lapsed_ns: AtomicU64::new(0),
-                is_raw: AtomicBool::new(false),
+                unseen_bytes: AtomicU64::new(0),
+                others_restored: AtomicBool::new(false),
                 raw_over: AtomicBool::new(false),
+                looked: AtomicBool::new(false),
                 wrote: AtomicBool::new(false),
                 last_write_ns: AtomicU64::new(0),
                 gate <- new_spinlock!(Gate::new(), "bdsnap::Volume::gate"),
@@ -190,18 +145,86 @@ impl Volume {
         )
     }
 
-    /// From now on the hook leads writes to `session`. It must be in
-    /// `life.session` already.
-    pub(crate) fn arm(&self, session: &Arc<Session>) {
-        self.is_raw.store(session.kind == Kind::Raw, Ordering::Release);
-        // INVARIANT: The caller has put it into `life.session`.
-        self.recording.store(Arc::as_ptr(session).cast_mut(), Ordering::Release);
+    /// The one way in which the state changes: with what the hook has noted, and published
+    /// for it. `change` runs under a spin lock.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut life = self.life.lock();
+        let state = &mut life.state;
+        let before = state.is_unprotected();
+        state.take_notes(self.notes.swap(0, Ordering::AcqRel));
+        let result = change(state);
+        // INVARIANT: Under the lock.
+        self.meets.store(state.meets() as u32, Ordering::Release);
+        match (before, state.is_unprotected()) {
+            (false, true) => _ = UNPROTECTED.fetch_add(1, Ordering::AcqRel),
+            (true, false) => _ = UNPROTECTED.fetch_sub(1, Ordering::AcqRel),
+            _ => {}
+        }
+        result
     }
 
-    /// No longer. Whoever drops the session waits for RCU first.
+    /// The state as it is now.
+    pub(crate) fn state(&self) -> State {
+        self.change(|state| *state)
+    }
+
+    /// Where it is, if it is there.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.life.lock().state.place()
+    }
+
+    /// The state, the running session and what is left of the last one.
+    pub(crate) fn shown(&self) -> (State, Option<Arc<Session>>, Option<Summary>) {
+        let state = self.state();
+        let life = self.life.lock();
+        (state, life.session.clone(), life.last)
+    }
+
+    /// From now on the hook leads writes to `session`, which must be the one that
+    /// [`Volume::adopt`] got. ESTALE if the hook does not know this place: then it
+    /// saves nothing.
+    pub(crate) fn arm(&self, session: &Arc<Session>, by: By) -> Result {
+        self.change(|state| {
+            let armed = state.arm(by);
+            if armed.is_ok() {
+                // INVARIANT: The caller has put it into `life.session`.
+                self.recording.store(Arc::as_ptr(session).cast_mut(), Ordering::Release);
+            }
+            armed
+        })
+        .map_err(|_| EBUSY)?;
+        if is_published(self, &session.place) {
+            Ok(())
+        } else {
+            Err(errno(kernel::bindings::ESTALE))
+        }
+    }
+
+    /// No longer. When this comes back no write is on its way to the session.
     pub(crate) fn disarm(&self) {
-        self.is_raw.store(false, Ordering::Release);
-        self.recording.store(null_mut(), Ordering::Release);
+        self.change(|state| {
+            state.disarm();
+            self.recording.store(null_mut(), Ordering::Release);
+        });
+        sys::synchronize_rcu();
+    }
+
+    /// The session that is about to begin.
+    pub(crate) fn adopt(&self, session: Arc<Session>) {
+        let old = self.life.lock().session.replace(session);
+        drop(old);
+    }
+
+    /// The session is over: `link` is what is known from now on.
+    pub(crate) fn let_go(&self, session: &Session, link: Link) {
+        self.change(|state| state.end(link));
+        let summary = Summary::of(session);
+        let old = {
+            let mut life = self.life.lock();
+            life.last = Some(summary);
+            life.session.take()
+        };
+        drop(old);
     }
 
     /// Whether the hook leads writes to a session.
@@ -214,107 +237,145 @@ impl Volume {
         self.life.lock().session.clone()
     }
 
-    /// Whether a claim of it counts: not once it is deactivated, but for those
-    /// that join a session which then runs on.
-    pub(crate) fn takes_claims(&self) -> bool {
-        !self.retired.load(Ordering::Relaxed) || self.is_claimed()
+    /// Whether it is bound to this disk, whatever its medium.
+    pub(crate) fn is_on(&self, id: DiskId) -> bool {
+        self.place().is_some_and(|p| p.id.address == id.address)
     }
 
-    /// A restore ends before its end: what it has written is a foreign write.
-    pub(crate) fn abandon_restore(&self) {
-        if self.restoring.swap(false, Ordering::AcqRel)
-            && (self.restore_wrote.load(Ordering::Acquire)
-                || self.foreign_before.load(Ordering::Acquire))
-        {
-            self.foreign.store(true, Ordering::Release);
-        }
+    /// Whether a filesystem holds it.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.life.lock().state.is_claimed()
     }
 
-    /// Whether it is bound to a disk that has not been removed.
-    pub(crate) fn is_present(&self) -> bool {
-        self.bound.lock().as_ref().is_some_and(Bound::is_there)
+    /// Writes of this task group are the restore's.
+    pub(crate) fn set_restorer(&self, tgid: i32) {
+        self.restorer.store(tgid, Ordering::Release);
     }
 
-    /// Whether it is bound to a disk, or a medium, that has been removed.
-    pub(crate) fn is_orphan(&self) -> bool {
-        self.bound.lock().as_ref().is_some_and(|b| !b.is_there())
+    /// Whether its number is one of those that NVMe devices have.
+    fn is_nvme(&self) -> bool {
+        self.place().is_some_and(|place| place.major == kernel::bindings::BLOCK_EXT_MAJOR)
     }
 
-    /// Whether it is bound to this disk.
-    pub(crate) fn is_on(&self, disk: &Disk) -> bool {
-        self.bound.lock().as_ref().is_some_and(|b| b.disk.as_ptr() == disk.as_ptr())
-    }
-
-    /// It is nowhere any more.
-    pub(crate) fn unbind(&self) {
-        *self.bound.lock() = None;
-        if let Err(e) = core().registry.lock().publish() {
-            pr_err!("table of devices: errno {}\n", -e.to_errno());
+    fn note(&self, note: u32) {
+        // Loads first: the line is written only once.
+        if self.notes.load(Ordering::Relaxed) & note == 0 {
+            self.notes.fetch_or(note, Ordering::AcqRel);
         }
     }
 
     /// A write meets the volume while no session records. True: it has to wait
     /// for one. Else takes note of it.
     fn meets_gate(&self) -> bool {
-        if self.records_raw() {
-            return true;
-        }
-        // Loads first: the line is written only once.
-        let noted = if self.restoring.load(Ordering::Relaxed) {
-            &self.restore_wrote
-        } else {
-            &self.foreign
+        let note = match Meets::from_number(self.meets.load(Ordering::Acquire)) {
+            Meets::Gate if !core().asleep.load(Ordering::Relaxed) => return true,
+            Meets::Restore if sys::current_tgid() == self.restorer.load(Ordering::Relaxed) => {
+                RESTORED
+            }
+            _ => WROTE,
         };
-        if !noted.load(Ordering::Relaxed) {
-            noted.store(true, Ordering::Relaxed);
-        }
+        self.note(note);
         false
-    }
-
-    /// Whether a filesystem holds it.
-    pub(crate) fn is_claimed(&self) -> bool {
-        self.life.lock().claims > 0
     }
 }
 
 /// All registrations.
 pub(crate) struct Registry {
     pub(crate) volumes: KVec<Arc<Volume>>,
-    /// For want of memory the hook's table is not made from what is bound now.
-    stale: bool,
 }
 
 impl Registry {
     /// None.
     pub(crate) fn new() -> Self {
-        Self { volumes: KVec::new(), stale: false }
+        Self { volumes: KVec::new() }
+    }
+
+    /// One more. Nothing has changed if that fails.
+    pub(crate) fn add(&mut self, volume: Arc<Volume>) -> Result {
+        // Of what is not there the table says nothing: thousands of them are
+        // registered in no time.
+        let is_there = volume.place().is_some();
+        self.volumes.push(volume, GFP_KERNEL)?;
+        let published = if is_there { self.publish() } else { Ok(()) };
+        if published.is_err() {
+            let at = self.volumes.len() - 1;
+            self.volumes.truncate(at);
+        }
+        published
+    }
+
+    /// One fewer. Nothing has changed if that fails.
+    pub(crate) fn remove(&mut self, volume: &Arc<Volume>) -> Result {
+        self.volumes.retain(|v| !Arc::ptr_eq(v, volume));
+        if volume.place().is_some() {
+            if let Err(e) = self.publish() {
+                // Its place in the list is still there.
+                let _ = self.volumes.push_within_capacity(volume.clone());
+                return Err(e);
+            }
+        }
+        volume.change(State::remove);
+        Ok(())
+    }
+
+    /// A volume is there from now on, or nowhere, and the hook knows. Nothing has changed if
+    /// that fails. The one way in which a place changes: claims, which take this registry's
+    /// lock, find no volume of which the hook knows another place.
+    fn bind(&mut self, volume: &Volume, place: Option<Place>) -> Result {
+        let before = volume.place();
+        volume.change(|state| state.bind(place)).map_err(|_| EBUSY)?;
+        let published = self.publish();
+        if published.is_err() {
+            let _ = volume.change(|state| state.bind(before));
+        }
+        published
     }
 
     /// Makes the hook's table anew from what is bound now.
-    pub(crate) fn publish(&mut self) -> Result {
-        self.stale = true;
+    fn publish(&mut self) -> Result {
         let table = match Table::new(&self.volumes)? {
             Some(table) => Some(KBox::new(table, GFP_KERNEL)?),
             None => None,
         };
         swap_table(table);
-        self.stale = false;
         Ok(())
     }
+}
 
-    /// The same if that has failed before: a session of which the hook does not
-    /// know would save nothing.
-    pub(crate) fn catch_up(&mut self) -> Result {
-        if self.stale {
-            self.publish()
-        } else {
-            Ok(())
-        }
+/// Binds a volume, for whoever has its `turning` lock; see [`Registry::bind`].
+pub(crate) fn bind(volume: &Volume, place: Option<Place>) -> Result {
+    core().registry.lock().bind(volume, place)
+}
+
+/// Sectors that have passed the hook on their way to a disk, in parts, lest
+/// processors wait for each other's.
+struct Passed([Part; PARTS]);
+
+const PARTS: usize = 8;
+
+#[repr(align(64))]
+struct Part(AtomicU64);
+
+impl Passed {
+    fn new() -> Self {
+        Self([const { Part(AtomicU64::new(0)) }; PARTS])
+    }
+
+    fn add(&self, sectors: u64) {
+        // Each task has a stack of its own: that is cheaper than to ask for the processor.
+        let here = 0u8;
+        let part = (&raw const here as usize >> 14) % PARTS;
+        self.0[part].0.fetch_add(sectors, Ordering::Relaxed);
+    }
+
+    fn sum(&self) -> u64 {
+        self.0.iter().fold(0, |sum, part| sum.wrapping_add(part.0.load(Ordering::Relaxed)))
     }
 }
 
 struct OnDisk {
-    disk: Disk,
+    address: usize,
+    passed: Arc<Passed>,
     volumes: KVec<OnMedium>,
 }
 
@@ -322,6 +383,18 @@ struct OnMedium {
     seq: u64,
     sectors: Sectors,
     volume: Arc<Volume>,
+}
+
+impl OnMedium {
+    /// Somebody has written past the hook. In an RCU read section.
+    fn was_written(&self) {
+        self.volume.note(WROTE);
+        let session = self.volume.recording.load(Ordering::Acquire);
+        if !session.is_null() {
+            // SAFETY: In the read section, and not null.
+            unsafe { borrow(session) }.unseen.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Disks with registered devices, in an open-addressed hash table.
@@ -333,9 +406,9 @@ struct OnMedium {
 struct Table(KVec<Option<OnDisk>>);
 
 impl Table {
-    /// `None` if nothing is bound: that needs no memory.
+    /// `None` if nothing is bound: that needs no memory. The caller has the registry's lock.
     fn new(volumes: &KVec<Arc<Volume>>) -> Result<Option<Self>> {
-        if volumes.iter().all(|v| v.bound.lock().is_none()) {
+        if volumes.iter().all(|v| v.place().is_none()) {
             return Ok(None);
         }
         let places = (2 * volumes.len() + 2).next_power_of_two();
@@ -345,17 +418,23 @@ impl Table {
         }
         let mut any = false;
         for volume in volumes.iter() {
-            let Some(bound) = volume.bound.lock().clone() else { continue };
+            let Some(place) = volume.place() else { continue };
             any = true;
-            let mut at = table.place(bound.disk.as_ptr());
-            while table.0[at].as_ref().is_some_and(|d| d.disk.as_ptr() != bound.disk.as_ptr()) {
+            let address = place.id.address;
+            let mut at = table.slot(address);
+            while table.0[at].as_ref().is_some_and(|d| d.address != address) {
                 at = (at + 1) & (places - 1);
             }
             if table.0[at].is_none() {
-                table.0[at] = Some(OnDisk { disk: bound.disk.clone(), volumes: KVec::new() });
+                // What was counted goes on.
+                let passed = match read(|now| Some(now.find(address)?.passed.clone())) {
+                    Some(passed) => passed,
+                    None => Arc::new(Passed::new(), GFP_KERNEL)?,
+                };
+                table.0[at] = Some(OnDisk { address, passed, volumes: KVec::new() });
             }
             if let Some(on_disk) = table.0[at].as_mut() {
-                let (seq, sectors) = (bound.seq, bound.sectors);
+                let (seq, sectors) = (place.id.seq, place.sectors);
                 let volume = volume.clone();
                 on_disk.volumes.push(OnMedium { seq, sectors, volume }, GFP_KERNEL)?;
             }
@@ -363,16 +442,16 @@ impl Table {
         Ok(any.then_some(table))
     }
 
-    fn place(&self, disk: *mut gendisk) -> usize {
-        let h = (disk as u64 >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    fn slot(&self, address: usize) -> usize {
+        let h = (address as u64 >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         h as usize & (self.0.len() - 1)
     }
 
-    fn find(&self, disk: *mut gendisk) -> Option<&OnDisk> {
-        let mut at = self.place(disk);
+    fn find(&self, address: usize) -> Option<&OnDisk> {
+        let mut at = self.slot(address);
         loop {
             let on_disk = self.0[at].as_ref()?;
-            if on_disk.disk.as_ptr() == disk {
+            if on_disk.address == address {
                 return Some(on_disk);
             }
             at = (at + 1) & (self.0.len() - 1);
@@ -386,7 +465,7 @@ fn swap_table(table: Option<KBox<Table>>) {
     let new = table.map_or(null_mut(), KBox::into_raw);
     let old = TABLE.swap(new, Ordering::AcqRel);
     if !old.is_null() {
-        crate::sys::synchronize_rcu();
+        sys::synchronize_rcu();
         // SAFETY: From `KBox::into_raw` above; no reader has it any more.
         drop(unsafe { KBox::from_raw(old) });
     }
@@ -397,19 +476,44 @@ pub(crate) fn drop_table() {
     swap_table(None);
 }
 
-/// Visits the volumes that the hook knows, in an RCU read section: `visit` must
-/// not sleep. It is told whether the medium is still there.
-pub(crate) fn for_each_bound(visit: impl Fn(&Disk, &Sectors, &Arc<Volume>, bool)) {
+/// Reads the table, if there is one, in an RCU read section: `look` must not sleep.
+fn read<T>(look: impl FnOnce(&Table) -> Option<T>) -> Option<T> {
     let _rcu = kernel::sync::rcu::read_lock();
     // SAFETY: The read section keeps a table that was found.
-    let Some(table) = (unsafe { TABLE.load(Ordering::Acquire).as_ref() }) else { return };
-    for on_disk in table.0.iter().flatten() {
-        let disk = &on_disk.disk;
-        let seq = if disk.is_alive() && disk.capacity() != 0 { disk.seq() } else { 0 };
-        for on in on_disk.volumes.iter() {
-            visit(disk, &on.sectors, &on.volume, on.seq == seq);
+    look(unsafe { TABLE.load(Ordering::Acquire).as_ref() }?)
+}
+
+/// Whether the hook knows that volume in that place.
+fn is_published(volume: &Volume, place: &Place) -> bool {
+    read(|table| {
+        table
+            .find(place.id.address)?
+            .volumes
+            .iter()
+            .find(|on| {
+                ::core::ptr::eq(&*on.volume, volume)
+                    && on.seq == place.id.seq
+                    && on.sectors == place.sectors
+            })
+            .map(|_| ())
+    })
+    .is_some()
+}
+
+/// Sectors that have passed the hook on their way to a disk, since any device of it was registered.
+pub(crate) fn passed(id: DiskId) -> Option<u64> {
+    read(|table| Some(table.find(id.address)?.passed.sum()))
+}
+
+/// Visits the volumes that the hook knows, in an RCU read section: `visit` must
+/// not sleep.
+pub(crate) fn for_each_bound(visit: impl Fn(&Arc<Volume>)) {
+    read(|table| {
+        for on in table.0.iter().flatten().flat_map(|on_disk| on_disk.volumes.iter()) {
+            visit(&on.volume);
         }
-    }
+        Some(())
+    });
 }
 
 /// What a bio has to wait for.
@@ -434,25 +538,28 @@ unsafe fn borrow(session: *mut Session) -> ManuallyDrop<Arc<Session>> {
     ManuallyDrop::new(unsafe { Arc::from_raw(session.cast_const()) })
 }
 
-/// This bio is about to overwrite what is not saved: taints all sessions that
-/// it touches.
-pub(crate) fn taint(bio: &BioView<'_>) {
-    let _rcu = kernel::sync::rcu::read_lock();
-    // SAFETY: The read section keeps a table that was found.
-    let Some(table) = (unsafe { TABLE.load(Ordering::Acquire).as_ref() }) else { return };
-    let Some((on_disk, sectors)) = table.find(bio.disk()).zip(bio.sectors()) else { return };
-    for on in on_disk.volumes.iter().filter(|on| on.sectors.intersect(&sectors).is_some()) {
-        let session = on.volume.recording.load(Ordering::Acquire);
-        if !session.is_null() {
-            // SAFETY: In the read section, and not null.
-            unsafe { borrow(session) }.tainted.store(true, Ordering::Relaxed);
+/// A request that changes data is about to reach a disk without a bio: nobody knows what it
+/// changes. If the disk is a `hidden` one, a path below an NVMe device, that may be any of
+/// those.
+pub(crate) fn saw_request(id: DiskId, hidden: bool) {
+    read(|table| {
+        if hidden {
+            let all = table.0.iter().flatten().flat_map(|on_disk| on_disk.volumes.iter());
+            all.filter(|on| on.volume.is_nvme()).for_each(OnMedium::was_written);
+        } else {
+            let volumes = table.find(id.address)?.volumes.iter();
+            volumes
+                .filter(|on| on.seq == id.seq || on.volume.is_recording())
+                .for_each(OnMedium::was_written);
         }
-    }
+        Some(())
+    });
 }
 
 /// The first that this bio has to wait for, as `take` takes it from the
 /// reference count that the table or the volume holds. `from` is the session
-/// that lets it go, if any.
+/// that lets it go, if any. If there is nothing, it counts as passed: the caller sends
+/// it to its device.
 ///
 /// # Safety
 ///
@@ -464,15 +571,19 @@ pub(crate) unsafe fn find_wait<T>(
 ) -> Option<T> {
     // SAFETY: The caller's read section keeps a table that was found.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref() }?;
-    let on_disk = table.find(bio.disk())?;
+    let id = bio.disk()?;
+    let on_disk = table.find(id.address)?;
     let sectors = bio.sectors()?;
-    let current = on_disk.disk.seq();
     for OnMedium { seq, sectors: range, volume } in on_disk.volumes.iter() {
-        if range.intersect(&sectors).is_none() || *seq != current {
+        if range.intersect(&sectors).is_none() {
             continue;
         }
         let session = volume.recording.load(Ordering::Acquire);
         if session.is_null() {
+            // Another medium, or another disk at the same address.
+            if *seq != id.seq {
+                continue;
+            }
             // It ends as soon as this bio is at its device, and has saved what that
             // overwrites: no write outside of sessions.
             if from.is_some_and(|s| !s.is_broken() && *s.name == *volume.name) {
@@ -485,87 +596,94 @@ pub(crate) unsafe fn find_wait<T>(
         }
         // SAFETY: The caller is in a read section; `session` is not null.
         let session = unsafe { borrow(session) };
-        if session.kind == Kind::Raw && !volume.wrote.load(Ordering::Relaxed) {
-            volume.wrote.store(true, Ordering::Relaxed);
+        if session.by == By::RawWrite {
+            // Nobody keeps its disk.
+            if *seq != id.seq {
+                volume.note(ANOTHER_MEDIUM);
+                continue;
+            }
+            if !volume.wrote.load(Ordering::Relaxed) {
+                volume.wrote.store(true, Ordering::Relaxed);
+            }
         }
         if session.is_broken() {
             continue;
         }
         let Some(chunks) = session.geo.touched(&sectors) else { continue };
         if !session.saved().contains_all(chunks.start, chunks.end) {
+            if session.lets_pass(bio) {
+                continue;
+            }
             return Some(take(Wait::Session(&session)));
         }
         if session.is_at_mark(&chunks) {
             return Some(take(Wait::Mark(&session, chunks.end)));
         }
     }
+    on_disk.passed.add(sectors.len());
     None
-}
-
-/// Whether two devices have sectors in common.
-pub(crate) fn overlap(bound: &Bound, disk: *mut gendisk, sectors: &Sectors) -> bool {
-    bound.disk.as_ptr() == disk && bound.sectors.intersect(sectors).is_some()
 }
 
 /// Looks registered names up again and binds what has come, unbinds what has
 /// gone. Walks paths: never directly in a claim.
 pub(crate) fn settle() -> Result {
-    let (mut changed, mut result) = (false, Ok(()));
+    let mut result = Ok(());
     for volume in all()? {
         if volume.image.is_some() || volume.is_claimed() {
             continue;
         }
-        let found = match crate::control::bind_by_name(&volume.name) {
+        let found = match crate::control::place_of(&volume.name) {
             // That says nothing of the device.
             Err(e) if e == ENOMEM => {
                 result = Err(e);
                 continue;
             }
-            found => found,
+            found => found.ok(),
         };
-        let before = volume.bound.lock().clone();
-        let same = match (&before, &found) {
-            (Some(a), Ok(b)) => a.is_same(b),
-            (None, Err(_)) => true,
-            _ => false,
-        };
-        if same {
-            continue;
+        if let Err(e) = follow_name(&volume, found) {
+            result = Err(e);
         }
-        let _turning = volume.turning.lock();
-        let moved = match (&*volume.bound.lock(), &before) {
-            (Some(a), Some(b)) => !a.is_same(b),
-            (None, None) => false,
-            _ => true,
-        };
-        if volume.is_claimed() || moved {
-            // A mount came meanwhile; it has read `bound` or will find it so.
-            continue;
-        }
-        volume.stop_raw();
-        let mut bound = volume.bound.lock();
-        if bound.is_some() {
-            // It went, if only for a while.
-            volume.watched.store(false, Ordering::Relaxed);
-            volume.unprotected.store(false, Ordering::Relaxed);
-        }
-        match found {
-            Ok(b) => {
-                let refusal = b.disk.check_supported().err();
-                volume.refused.store(refusal.map_or(0, errno_of), Ordering::Relaxed);
-                // One that is mounted already is not seen to be given back.
-                let mounted = b.disk.is_mounted(b.sectors.start, b.sectors.end);
-                volume.unprotected.store(mounted, Ordering::Relaxed);
-                *bound = refusal.is_none().then_some(b);
-            }
-            Err(_) => *bound = None,
-        }
-        changed = true;
-    }
-    if changed {
-        core().registry.lock().publish()?;
     }
     result.and(crate::image::settle())
+}
+
+/// The volume's name stands for `found` now.
+fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result {
+    let before = volume.place();
+    let same = |a: &Option<Place>, b: &Option<Place>| match (a, b) {
+        (Some(a), Some(b)) => a.is_same(b),
+        (None, None) => true,
+        _ => false,
+    };
+    let now = found.as_ref().map(|(place, _)| *place);
+    if same(&before, &now) {
+        return Ok(());
+    }
+    let turning = volume.turning.lock();
+    if volume.is_claimed() || !same(&volume.place(), &before) || volume.state().is_gone() {
+        // A mount came meanwhile; it has read the place or will find it so.
+        return Ok(());
+    }
+    volume.stop_raw();
+    let refusal = found.as_ref().and_then(|(_, open)| open.check_supported().err());
+    volume.refused.store(refusal.map_or(0, errno_of), Ordering::Relaxed);
+    let mounted = found.as_ref().is_some_and(|(place, open)| {
+        let extent = place.extent(open.capacity());
+        open.is_mounted(extent.start, extent.end)
+    });
+    volume.change(|state| {
+        if before.is_some() {
+            // It went, if only for a while.
+            state.lose_sight();
+        }
+        // One that is mounted already is not seen to be taken.
+        state.set_unprotected(mounted);
+    });
+    bind(volume, now.filter(|_| refusal.is_none()))?;
+    drop(turning);
+    // What was written meanwhile stands at the gate of the place before.
+    volume.open_gate();
+    Ok(())
 }
 
 /// Ends all raw sessions.

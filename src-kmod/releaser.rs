@@ -3,11 +3,10 @@
 //! Lets held bios go, in the order in which they were held.
 
 use crate::live::{Kind, Token};
-use crate::params::Discard;
 use crate::pure::format::Durability;
 use crate::pure::plan::Chunks;
 use crate::session::{weight, Session};
-use crate::sys::{self, HeldBio, NoIo};
+use crate::sys::{HeldBio, NoIo};
 use ::core::sync::atomic::Ordering;
 use kernel::sync::Arc;
 use kernel::workqueue::WorkItem;
@@ -42,18 +41,10 @@ fn advance_buffered(this: &Session) {
 }
 
 fn finish(this: &Arc<Session>, bio: HeldBio) {
-    if bio.view().op() == sys::OP_DISCARD && !this.is_broken() {
-        match this.discard {
-            Discard::Absorb => return absorb(this, bio),
-            Discard::Pass => {
-                this.tainted.store(true, Ordering::Relaxed);
-                // It passes the others by as well.
-                crate::registry::taint(&bio.view());
-                // Not `send_on`: this session would hold it again.
-                return bio.submit();
-            }
-            Discard::Copy => {}
-        }
+    // Whose origin we have open only as long as somebody else does.
+    this.origin.close_before_last(this);
+    if this.absorbs(&bio.view()) && !this.is_broken() {
+        return absorb(this, bio);
     }
     crate::hook::send_on(bio, Some(this));
 }

@@ -13,7 +13,7 @@
 //! Three work items, each in a queue of its own: the *reader* submits reads to
 //! the origin, the *writer* writes to the store and never submits to an
 //! origin, the *releaser* submits held bios. (A fourth, beside the writer, is
-//! [`crate::syncer`].) A reader waits for its own writer
+//! [`crate::syncer`]. A fifth closes the origin: [`crate::origin`].) A reader waits for its own writer
 //! only, a writer for its store, a releaser for its device: with one queue for
 //! two of them a loop device on a tracked filesystem would lock up.
 //!
@@ -24,8 +24,9 @@
 //! it does not take `Session::files`, which is the writer's.
 
 use crate::core_state::core;
-use crate::lifecycle::Opening;
+use crate::lifecycle::{Opening, Seen};
 use crate::live::{self, Kind, Token};
+use crate::origin::Origin;
 use crate::params::Discard;
 use crate::pure::ahead::{Limits, Stream};
 use crate::pure::format::{self, Durability, Gap, Id, Sample, State, SAMPLES_MAX};
@@ -35,10 +36,11 @@ use crate::pure::pending;
 use crate::pure::plan::{Chunks, Geometry};
 use crate::pure::queue::{self, Failure, Read};
 use crate::pure::saved_set::{slots_for, Leaf, SavedSet, Slot};
+use crate::pure::volume::{By, Place};
 use crate::registry::Volume;
 use crate::store::Files;
 use crate::syncer::{Asked, Syncer};
-use crate::sys::{self, BioList, Disk, Event, HeldBio, ModuleRef, Page};
+use crate::sys::{self, BioList, BioView, Event, HeldBio, ModuleRef, OpenDisk, Page};
 use ::core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_mutex, new_spinlock, Arc, CondVar, Mutex, SpinLock};
@@ -216,12 +218,15 @@ pub(crate) struct Session {
     pub(crate) name: KVec<u8>,
     /// Where the device is, in chunks.
     pub(crate) geo: Geometry,
-    /// The disk that it is on.
-    pub(crate) disk: Disk,
+    /// Where that is.
+    pub(crate) place: Place,
+    /// The disk, while we have it open.
+    #[pin]
+    pub(crate) origin: Origin,
     /// When writes are let go.
     pub(crate) durability: Durability,
     /// What opened it.
-    pub(crate) kind: format::Kind,
+    pub(crate) by: By,
     /// Shared by the devices of one filesystem: the identity of the first
     /// one's session.
     pub(crate) group_id: Id,
@@ -242,8 +247,18 @@ pub(crate) struct Session {
     broken: AtomicU32,
     pub(crate) broken_sector: AtomicU64,
     pub(crate) broken_ns: AtomicU64,
-    /// Discards passed on unsaved: the image is not exact.
-    pub(crate) tainted: AtomicBool,
+    /// Something was written unsaved: the image is not exact.
+    tainted: AtomicBool,
+    /// The store says so.
+    taint_stored: AtomicBool,
+    /// That, or it is broken.
+    #[pin]
+    taint_told: Event,
+    /// A command has changed the disk that nobody could look into.
+    pub(crate) unseen: AtomicBool,
+    /// What the disk's statistics told of beyond what passed the hook, in sectors, at its start.
+    #[pin]
+    pub(crate) witness: Mutex<Option<i64>>,
 
     #[pin]
     pub(crate) queue: SpinLock<Queue>,
@@ -277,6 +292,9 @@ pub(crate) struct Session {
     /// Set before the session is armed.
     #[pin]
     pub(crate) beginning: Mutex<Option<Beginning>>,
+    /// Of a raw session: what its end will need to know, as of the last write.
+    #[pin]
+    pub(crate) seen: Mutex<Option<Seen>>,
     #[pin]
     pub(crate) ending: Mutex<Option<Ending>>,
     /// The writer's own.
@@ -318,6 +336,8 @@ pub(crate) struct Session {
     tell_work: Work<Session, 4>,
     #[pin]
     sync_work: Work<Session, 5>,
+    #[pin]
+    close_work: Work<Session, 6>,
 
     _live: Token,
     // Last: when it is dropped the module may go.
@@ -349,13 +369,15 @@ impl_has_work! {
     impl HasWork<Self, 3> for Session { self.release_work }
     impl HasWork<Self, 4> for Session { self.tell_work }
     impl HasWork<Self, 5> for Session { self.sync_work }
+    impl HasWork<Self, 6> for Session { self.close_work }
 }
 
 impl Session {
     /// A session that holds nothing yet.
     pub(crate) fn new(
         volume: &Volume,
-        disk: Disk,
+        open: Arc<OpenDisk>,
+        place: Place,
         geo: Geometry,
         opening: &Opening,
         module: ModuleRef,
@@ -376,9 +398,10 @@ impl Session {
                 id: own_id,
                 name: own_name,
                 geo,
-                disk,
+                place,
+                origin <- Origin::new(open),
                 durability: volume.durability,
-                kind: opening.kind,
+                by: opening.by,
                 holder: opening.holder,
                 // That of the first one, so that devices that join later are linked to
                 // it although its header is written.
@@ -393,13 +416,21 @@ impl Session {
                 broken_sector: AtomicU64::new(0),
                 broken_ns: AtomicU64::new(0),
                 tainted: AtomicBool::new(false),
+                taint_stored: AtomicBool::new(false),
+                taint_told <- Event::new(),
+                unseen: AtomicBool::new(false),
+                witness <- new_mutex!(None, "bdsnap::Session::witness"),
                 queue <- new_spinlock!(queue, "bdsnap::Session::queue"),
                 sampler <- new_spinlock!(Sampler::new(), "bdsnap::Session::sampler"),
                 reserve <- new_spinlock!(reserve, "bdsnap::Session::reserve"),
                 ring_len: AtomicU32::new(0),
                 ahead: Limits {
                     least: geo.whole_chunks(AHEAD_AFTER),
-                    most: geo.whole_chunks(core().params.read_ahead),
+                    // With nobody's claim, nobody keeps the disk for what is not written yet.
+                    most: match opening.by {
+                        By::Claim => geo.whole_chunks(core().params.read_ahead),
+                        By::RawWrite => 0,
+                    },
                     chunks: geo.chunks(),
                 },
                 store_low: AtomicBool::new(false),
@@ -410,6 +441,7 @@ impl Session {
                 in_memory: AtomicU64::new(0),
                 reads: AtomicU32::new(0),
                 beginning <- new_mutex!(None, "bdsnap::Session::beginning"),
+                seen <- new_mutex!(None, "bdsnap::Session::seen"),
                 ending <- new_mutex!(None, "bdsnap::Session::ending"),
                 files <- new_mutex!(files, "bdsnap::Session::files"),
                 syncer <- new_mutex!(Syncer::Idle, "bdsnap::Session::syncer"),
@@ -430,6 +462,7 @@ impl Session {
                 release_work <- new_work!("bdsnap::release"),
                 tell_work <- new_work!("bdsnap::tell"),
                 sync_work <- new_work!("bdsnap::sync"),
+                close_work <- new_work!("bdsnap::close"),
                 _live: Token::new(Kind::Sessions),
                 _module: module,
             }),
@@ -478,13 +511,65 @@ impl Session {
         self.broken.load(Ordering::Acquire)
     }
 
+    /// What opened it, as the store says it.
+    pub(crate) fn kind(&self) -> format::Kind {
+        match self.by {
+            By::Claim => format::Kind::Mount,
+            By::RawWrite => format::Kind::Raw,
+        }
+    }
+
+    /// Something is about to be written unsaved. Comes back when the store says so, or
+    /// the session is broken. Not for the writer, and with none of its locks.
+    pub(crate) fn taint(self: &Arc<Self>) {
+        self.tainted.store(true, Ordering::Release);
+        self.kick_writer();
+        if !self.taint_told.wait(core().params.hold_timeout_ms) {
+            self.break_with(ETIMEDOUT, self.geo.on_disk().start);
+        }
+    }
+
+    /// For its end: something was written unsaved, and nobody could have said so before.
+    pub(crate) fn was_tainted(&self) {
+        self.tainted.store(true, Ordering::Release);
+    }
+
+    /// Whether it is to be called tainted.
+    pub(crate) fn is_tainted(&self) -> bool {
+        self.tainted.load(Ordering::Acquire)
+    }
+
+    /// The store says that it is tainted.
+    pub(crate) fn told_taint(&self) {
+        self.taint_stored.store(true, Ordering::Release);
+        self.taint_told.happen();
+    }
+
+    /// Whether a bio may go on although it changes what is not saved: a discard, where those
+    /// are not saved and the store says so.
+    pub(crate) fn lets_pass(&self, bio: &BioView<'_>) -> bool {
+        self.discard == Discard::Pass
+            && bio.op() == sys::OP_DISCARD
+            && self.taint_stored.load(Ordering::Acquire)
+    }
+
+    /// Whether a discard is completed without reaching the device, which then
+    /// keeps its own pre-images. Only a filesystem that has this very device makes nothing of what
+    /// it has discarded. Others may count on zeros: the parity of md, a thin pool.
+    pub(crate) fn absorbs(&self, bio: &BioView<'_>) -> bool {
+        self.discard == Discard::Absorb
+            && bio.op() == sys::OP_DISCARD
+            && self.by == By::Claim
+            && bio.is_for_a_filesystem()
+    }
+
     /// Its state as the store would say it now.
     pub(crate) fn state(&self) -> State {
         if self.is_broken() {
             State::Broken
         } else if !self.finished.load(Ordering::Acquire) {
             State::Recording
-        } else if self.tainted.load(Ordering::Relaxed) {
+        } else if self.is_tainted() {
             State::Tainted
         } else {
             State::Closed
@@ -605,6 +690,7 @@ impl Session {
         self.kick_releaser();
         self.kick_writer();
         self.throttled.notify_all();
+        self.taint_told.happen();
         core().budget.wake();
         let _ = core().queues.look.queue().enqueue::<Arc<Self>, 4>(self.clone());
     }

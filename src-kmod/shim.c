@@ -32,6 +32,8 @@
 #include <linux/uio.h>
 #include <linux/uuid.h>
 #include <linux/version.h>
+#include <scsi/scsi_cmnd.h>
+#include <scsi/scsi_proto.h>
 
 #include "shim.h"
 
@@ -166,6 +168,55 @@ static void notrace on_fput(unsigned long ip, unsigned long parent,
 	ftrace_regs_set_instruction_pointer(fregs, (unsigned long)bdsnap_fput);
 }
 
+/*
+ * What reaches a disk without a bio: requests of device mapper's multipath, and commands,
+ * of SG_IO, of NVMe, of SCSI and NVMe targets. On disks that have requests there is no other way; on
+ * those that have none there is none. Only looked at: what a command changes is its own to know.
+ */
+
+/* Whether a SCSI command may change what a disk holds. */
+static bool notrace scsi_changes(const struct request *rq)
+{
+	const u8 *cdb = ((const struct scsi_cmnd *)blk_mq_rq_to_pdu((struct request *)rq))->cmnd;
+
+	switch (cdb[0]) {
+	case MODE_SELECT:
+	case MODE_SELECT_10:
+	case PERSISTENT_RESERVE_OUT:
+	case MAINTENANCE_OUT:
+		return false;
+	/* They may have no data. */
+	case FORMAT_UNIT:
+	case WRITE_SAME:
+	case WRITE_SAME_16:
+	case 0x48: /* SANITIZE */
+		return true;
+	}
+	return op_is_write(rq->cmd_flags);
+}
+
+static void notrace on_request(unsigned long ip, unsigned long parent,
+			       struct ftrace_ops *ops, struct ftrace_regs *fregs)
+{
+	struct request *rq = (struct request *)ftrace_regs_get_argument(fregs, 0);
+	struct gendisk *disk = rq->q->disk;
+	const struct device *host;
+	bool changes;
+
+	if (!disk)
+		return;
+	host = disk_to_dev(disk)->parent;
+	if (blk_rq_is_passthrough(rq) && host && host->bus && !strcmp(host->bus->name, "scsi"))
+		changes = scsi_changes(rq);
+	else
+		changes = op_is_write(rq->cmd_flags);
+	if (!changes)
+		return;
+	rcu_read_lock();
+	bdsnap_saw_request(disk, disk->flags & GENHD_FL_HIDDEN);
+	rcu_read_unlock();
+}
+
 static void notrace on_syscall(unsigned long ip, unsigned long parent,
 			       struct ftrace_ops *ops, struct ftrace_regs *fregs)
 {
@@ -183,11 +234,15 @@ static void notrace on_syscall(unsigned long ip, unsigned long parent,
 static struct {
 	struct ftrace_ops ops;
 	unsigned long ip;
+	bool looks_only;
 	bool installed;
 } hooks[BDSNAP_HOOKS] = {
 	[BDSNAP_HOOK_SUBMIT].ops.func = on_submit,
 	[BDSNAP_HOOK_OPEN].ops.func = on_open,
 	[BDSNAP_HOOK_FPUT].ops.func = on_fput,
+	[BDSNAP_HOOK_EXECUTE] = { .ops.func = on_request, .looks_only = true },
+	[BDSNAP_HOOK_EXECUTE_NOWAIT] = { .ops.func = on_request, .looks_only = true },
+	[BDSNAP_HOOK_CLONED] = { .ops.func = on_request, .looks_only = true },
 	[BDSNAP_HOOK_SYSCALL].ops.func = on_syscall,
 };
 
@@ -216,6 +271,12 @@ static unsigned long hook_address(enum bdsnap_hook which)
 		return (unsigned long)bdev_file_open_by_dev;
 	case BDSNAP_HOOK_FPUT:
 		return (unsigned long)bdev_fput;
+	case BDSNAP_HOOK_EXECUTE:
+		return (unsigned long)blk_execute_rq;
+	case BDSNAP_HOOK_EXECUTE_NOWAIT:
+		return (unsigned long)blk_execute_rq_nowait;
+	case BDSNAP_HOOK_CLONED:
+		return (unsigned long)blk_insert_cloned_request;
 	default:
 		return symbol_address("__x64_sys_ni_syscall");
 	}
@@ -231,7 +292,7 @@ int bdsnap_hook_install(enum bdsnap_hook which)
 		return -ENOENT;
 	if (which == BDSNAP_HOOK_OPEN)
 		f2fs_forget_all();
-	ops->flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT;
+	ops->flags = FTRACE_OPS_FL_PERMANENT | (hooks[which].looks_only ? 0 : FTRACE_OPS_FL_IPMODIFY);
 	ret = ftrace_set_filter_ip(ops, ip, 0, 0);
 	if (ret)
 		return ret;
@@ -317,6 +378,12 @@ struct page *bdsnap_page_alloc(bool patient)
 void bdsnap_page_free(struct page *page)
 {
 	__free_page(page);
+}
+
+/* The task group of who runs now. */
+pid_t bdsnap_current_tgid(void)
+{
+	return current->tgid;
 }
 
 bool bdsnap_is_admin(void)
@@ -557,16 +624,6 @@ void bdsnap_bio_prepare_hold(struct bio *bio)
 	bio->bi_opf &= ~REQ_NOWAIT;
 }
 
-void bdsnap_disk_get(struct gendisk *disk)
-{
-	get_device(disk_to_dev(disk));
-}
-
-void bdsnap_disk_put(struct gendisk *disk)
-{
-	put_device(disk_to_dev(disk));
-}
-
 bool bdsnap_disk_alive(struct gendisk *disk)
 {
 	return disk_live(disk);
@@ -614,8 +671,9 @@ unsigned int bdsnap_inflight(struct gendisk *disk)
 	return bdev_count_inflight(disk->part0);
 }
 
-/* Whether a filesystem has a part of the range; dm, md and swap have no operations. */
-bool bdsnap_range_mounted(struct gendisk *disk, u64 start, u64 end)
+/* Whether a filesystem has a part of the range, but for one device; dm, md and swap have no operations. */
+bool bdsnap_range_mounted(struct gendisk *disk, u64 start, u64 end,
+			  const struct block_device *except)
 {
 	struct block_device *part;
 	unsigned long idx;
@@ -627,6 +685,7 @@ bool bdsnap_range_mounted(struct gendisk *disk, u64 start, u64 end)
 
 		/* The whole disk counts as held while a partition is. */
 		if (s >= end || s + bdev_nr_sectors(part) <= start ||
+		    part == except ||
 		    (!bdev_is_partition(part) && start))
 			continue;
 		claimed |= READ_ONCE(part->bd_holder_ops) != NULL;
@@ -649,6 +708,7 @@ void bdsnap_bdev_info(struct block_device *bdev, struct bdsnap_bdev_info *out)
 {
 	out->disk = bdev->bd_disk;
 	out->start = bdev->bd_start_sect;
+	out->seq = READ_ONCE(bdev->bd_disk->diskseq);
 	out->sectors = bdev_nr_sectors(bdev);
 	out->major = MAJOR(bdev->bd_dev);
 	out->minor = MINOR(bdev->bd_dev);
@@ -657,25 +717,14 @@ void bdsnap_bdev_info(struct block_device *bdev, struct bdsnap_bdev_info *out)
 	out->partition = bdev_is_partition(bdev);
 }
 
-/* On success the disk is referenced: bdsnap_disk_put() it. */
-int bdsnap_bdev_by_devt(dev_t dev, struct bdsnap_bdev_info *out)
-{
-	struct file *file = bdsnap_orig_open(dev, BLK_OPEN_READ | BLK_OPEN_NDELAY, NULL, NULL);
-
-	if (IS_ERR(file))
-		return PTR_ERR(file);
-	bdsnap_bdev_info(file_bdev(file), out);
-	bdsnap_disk_get(out->disk);
-	bdsnap_orig_fput(file);
-	return 0;
-}
-
 /*
- * Opens a disk so that its driver knows that somebody may read: loop and device
- * mapper take what is below them away when nobody has them open. End with
+ * The disk that somebody else keeps open, once more, so that its driver knows that
+ * we may read: loop and device mapper take what is below them away when nobody
+ * has them open, and a driver goes when nobody has its disks open. Always the whole
+ * disk, which is not in the way of who reads its partition table anew. End with
  * bdsnap_close().
  */
-struct file *bdsnap_disk_open(struct gendisk *disk)
+struct file *bdsnap_disk_reopen(struct gendisk *disk)
 {
 	struct file *file = bdsnap_orig_open(disk_devt(disk), BLK_OPEN_READ | BLK_OPEN_NDELAY,
 					     NULL, NULL);
@@ -685,6 +734,41 @@ struct file *bdsnap_disk_open(struct gendisk *disk)
 		return ERR_PTR(-ENXIO);
 	}
 	return file;
+}
+
+/* The same for the disk of a device, and what that is. */
+struct file *bdsnap_disk_open(dev_t dev, struct bdsnap_bdev_info *out)
+{
+	struct file *file = bdsnap_orig_open(dev, BLK_OPEN_READ | BLK_OPEN_NDELAY, NULL, NULL);
+	struct file *whole;
+
+	if (IS_ERR(file))
+		return file;
+	bdsnap_bdev_info(file_bdev(file), out);
+	if (!bdev_is_partition(file_bdev(file)))
+		return file;
+	whole = bdsnap_disk_reopen(out->disk);
+	bdsnap_close(file);
+	return whole;
+}
+
+/*
+ * Sectors that were written or discarded since the disk came, by its statistics. False: it
+ * keeps none.
+ */
+bool bdsnap_disk_written(struct gendisk *disk, u64 *sectors)
+{
+	if (!blk_queue_io_stat(disk->queue))
+		return false;
+	*sectors = part_stat_read(disk->part0, sectors[STAT_WRITE]) +
+		   part_stat_read(disk->part0, sectors[STAT_DISCARD]);
+	return true;
+}
+
+/* Whether there is a way to it past bios: only to disks that have requests. */
+bool bdsnap_disk_has_requests(struct gendisk *disk)
+{
+	return queue_is_mq(disk->queue);
 }
 
 /* --- Paths and files --------------------------------------------------- */
@@ -864,7 +948,6 @@ void bdsnap_path_info(const struct path *path, struct bdsnap_store_info *out)
 		out->disk = sb->s_bdev->bd_disk;
 		out->start = sb->s_bdev->bd_start_sect;
 		out->sectors = bdev_nr_sectors(sb->s_bdev);
-		bdsnap_disk_get(out->disk);
 	}
 }
 

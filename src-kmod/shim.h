@@ -22,6 +22,7 @@ struct file *bdsnap_open(dev_t dev, blk_mode_t mode, void *holder,
 void bdsnap_fput(struct file *file);
 long bdsnap_syscall(const struct pt_regs *regs);
 void bdsnap_read_done(void *slice, int error);
+void bdsnap_saw_request(struct gendisk *disk, bool hidden);
 int bdsnap_on_reboot(void);
 void bdsnap_on_hibernate(void);
 void bdsnap_on_wake(void);
@@ -32,6 +33,9 @@ enum bdsnap_hook {
 	BDSNAP_HOOK_SUBMIT,
 	BDSNAP_HOOK_OPEN,
 	BDSNAP_HOOK_FPUT,
+	BDSNAP_HOOK_EXECUTE,
+	BDSNAP_HOOK_EXECUTE_NOWAIT,
+	BDSNAP_HOOK_CLONED,
 	BDSNAP_HOOK_SYSCALL,
 	BDSNAP_HOOKS
 };
@@ -50,6 +54,7 @@ unsigned int bdsnap_noio_enter(void);
 void bdsnap_noio_leave(unsigned int saved);
 struct page *bdsnap_page_alloc(bool patient);
 void bdsnap_page_free(struct page *page);
+pid_t bdsnap_current_tgid(void);
 bool bdsnap_is_admin(void);
 u64 bdsnap_total_ram(void);
 u64 bdsnap_now_real_ns(void);
@@ -78,19 +83,21 @@ int bdsnap_read_sync(struct gendisk *disk, u64 sector, struct page **pages,
 struct bio *bdsnap_bio_split(struct bio *bio, unsigned int sectors);
 void bdsnap_bio_absorb(struct bio *bio);
 void bdsnap_bio_prepare_hold(struct bio *bio);
-void bdsnap_disk_get(struct gendisk *disk);
-void bdsnap_disk_put(struct gendisk *disk);
 bool bdsnap_disk_alive(struct gendisk *disk);
 int bdsnap_disk_refusal(struct gendisk *disk);
 void bdsnap_sync_range(struct gendisk *disk, u64 start, u64 end);
 int bdsnap_flush(struct gendisk *disk);
 unsigned int bdsnap_inflight(struct gendisk *disk);
-bool bdsnap_range_mounted(struct gendisk *disk, u64 start, u64 end);
+bool bdsnap_range_mounted(struct gendisk *disk, u64 start, u64 end,
+			  const struct block_device *except);
+bool bdsnap_disk_written(struct gendisk *disk, u64 *sectors);
+bool bdsnap_disk_has_requests(struct gendisk *disk);
 struct block_device *bdsnap_file_bdev(struct file *file);
 int bdsnap_disk_name(struct gendisk *disk, char *buf, size_t len);
 
 struct bdsnap_bdev_info {
 	struct gendisk *disk;
+	u64 seq;
 	u64 start;
 	u64 sectors;
 	u32 major, minor;
@@ -98,8 +105,8 @@ struct bdsnap_bdev_info {
 	u8 read_only, partition;
 };
 void bdsnap_bdev_info(struct block_device *bdev, struct bdsnap_bdev_info *out);
-int bdsnap_bdev_by_devt(dev_t dev, struct bdsnap_bdev_info *out);
-struct file *bdsnap_disk_open(struct gendisk *disk);
+struct file *bdsnap_disk_open(dev_t dev, struct bdsnap_bdev_info *out);
+struct file *bdsnap_disk_reopen(struct gendisk *disk);
 
 /* Paths and files; names are resolved in PID 1's root. */
 struct bdsnap_name_info {
@@ -115,7 +122,7 @@ int bdsnap_cwd(char *buf, size_t len);
 int bdsnap_read_text(const char *name, char *buf, size_t len);
 
 struct bdsnap_store_info {
-	struct gendisk *disk;	/* referenced; NULL if there is none */
+	struct gendisk *disk;	/* as long as the path is pinned; NULL if there is none */
 	u64 start, sectors;
 	u64 magic;
 	bool read_only;

@@ -8,7 +8,8 @@
 
 use crate::image;
 use crate::pure::plan::Sectors;
-use crate::sys::{self, Dir, Disk};
+use crate::pure::volume::DiskId;
+use crate::sys::{self, Dir, Home, OpenDisk};
 use kernel::prelude::*;
 use kernel::str::CString;
 
@@ -19,19 +20,18 @@ const NAMES: usize = 8192;
 
 /// Whether the filesystem of `dir` lies, wholly or in part, on these sectors of
 /// a disk. E2BIG if there is more below it than can be looked at.
-pub(crate) fn lies_on(dir: &Dir, disk: &Disk, sectors: &Sectors) -> Result<bool> {
-    let target = disk.as_ptr();
+pub(crate) fn lies_on(dir: &Dir, id: DiskId, sectors: &Sectors) -> Result<bool> {
     let mut todo = KVec::new();
     push_home(&mut todo, dir)?;
     let mut i = 0;
     while i < todo.len() {
-        let (disk, range): &(Disk, Sectors) = &todo[i];
-        if disk.as_ptr() == target && range.intersect(sectors).is_some() {
+        let home: &Home = &todo[i];
+        if home.id == id && home.sectors.intersect(sectors).is_some() {
             return Ok(true);
         }
-        let disk = disk.clone();
+        let name = home.name;
         i += 1;
-        if let Some(path) = image::backing_file(&disk)? {
+        if let Some(path) = image::file_behind(&name)? {
             match Dir::resolve_any(&c_string(&path)?) {
                 Ok(home) => push_home(&mut todo, &home)?,
                 Err(e) if e == ENOMEM => return Err(e),
@@ -39,7 +39,7 @@ pub(crate) fn lies_on(dir: &Dir, disk: &Disk, sectors: &Sectors) -> Result<bool>
                 Err(_) => {}
             }
         }
-        push_below(&mut todo, &disk)?;
+        push_below(&mut todo, name.as_str()?)?;
         if todo.len() > DEVICES {
             return Err(E2BIG);
         }
@@ -52,22 +52,15 @@ fn c_string(bytes: &[u8]) -> Result<CString> {
     CString::try_from_fmt(fmt!("{}", s))
 }
 
-fn push_home(todo: &mut KVec<(Disk, Sectors)>, dir: &Dir) -> Result {
-    let info = dir.info();
-    if let Some(disk) = info.disk {
-        let range = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
-        todo.push((disk, range), GFP_KERNEL)?;
+fn push_home(todo: &mut KVec<Home>, dir: &Dir) -> Result {
+    if let Some(home) = dir.info().home {
+        todo.push(home, GFP_KERNEL)?;
     }
     Ok(())
 }
 
 /// The devices that a disk is made of, as sysfs lists them.
-fn push_below(todo: &mut KVec<(Disk, Sectors)>, disk: &Disk) -> Result {
-    let mut name = [0; 32];
-    let n = disk.name(&mut name);
-    // In sysfs the slashes of a name are exclamation marks.
-    name[..n].iter_mut().filter(|b| **b == b'/').for_each(|b| *b = b'!');
-    let name = ::core::str::from_utf8(&name[..n]).map_err(|_| EINVAL)?;
+fn push_below(todo: &mut KVec<Home>, name: &str) -> Result {
     let mut names = KVec::from_elem(0u8, NAMES, GFP_KERNEL)?;
     let folder = CString::try_from_fmt(fmt!("/sys/block/{}/slaves", name))?;
     let len = match sys::list_dir(&folder, &mut names) {
@@ -80,9 +73,9 @@ fn push_below(todo: &mut KVec<(Disk, Sectors)>, disk: &Disk) -> Result {
         let attr = CString::try_from_fmt(fmt!("/sys/block/{}/slaves/{}/dev", name, below))?;
         let mut dev = [0; 32];
         let n = sys::read_text(&attr, &mut dev)?;
-        let (disk, info) = Disk::by_devt(sys::devt(&dev[..n])?)?;
-        let range = Sectors::new(info.start, info.sectors).ok_or(EINVAL)?;
-        todo.push((disk, range), GFP_KERNEL)?;
+        let (open, info) = OpenDisk::by_devt(sys::devt(&dev[..n])?)?;
+        let home = Home { id: info.id(), name: open.name(), sectors: info.range()? };
+        todo.push(home, GFP_KERNEL)?;
     }
     Ok(())
 }

@@ -182,6 +182,8 @@ pub(crate) struct Files {
     warned_low: bool,
     /// The store says that the session is broken.
     pub(crate) broken_marked: bool,
+    /// The store says that it is tainted.
+    pub(crate) taint_marked: bool,
     /// The batch that is being written, or whose data is written.
     pub(crate) batch: Batch,
     /// The one before it, if that is being made durable beside the writer, and its first sector (of the disk).
@@ -226,6 +228,7 @@ impl Files {
             generation: 0,
             warned_low: false,
             broken_marked: false,
+            taint_marked: false,
             batch: Batch::new()?,
             syncing: None,
             buf: KVVec::with_capacity((BATCH + 1) * RECORD_LEN, GFP_KERNEL)?,
@@ -253,7 +256,7 @@ impl Files {
             pr_err!("store is on a filesystem that strict sessions cannot use\n");
             return Err(EINVAL);
         }
-        if stack::lies_on(&store, &session.disk, &session.geo.on_disk())? {
+        if stack::lies_on(&store, session.place.id, &session.geo.on_disk())? {
             pr_err!("the store is on the device that it should protect\n");
             return Err(EINVAL);
         }
@@ -578,7 +581,12 @@ impl Files {
             records: self.records,
             map_records: self.map_records,
             dat_bytes: self.dat_bytes,
-            end_ns: sys::now_real_ns(),
+            // 0: it has not ended.
+            end_ns: if session.ending.lock().is_some() || state == State::Broken {
+                sys::now_real_ns()
+            } else {
+                0
+            },
             errno: why.errno,
             broken_sector: why.sector,
             broken_ns: why.ns,
@@ -617,10 +625,24 @@ impl Files {
         session.marked.store(true, Ordering::Release);
     }
 
+    /// Says in the store that what is being written next is not saved. It runs on: readers take the
+    /// state, and what is there of records.
+    pub(crate) fn mark_tainted(&mut self, session: &Session) -> Result {
+        if self.dir.is_none() {
+            self.make_dir(session)?;
+        }
+        let status = self.write_status(session, State::Tainted, &Why::of(session))?;
+        self.taint_marked = true;
+        self.write_meta(session, &status)
+    }
+
     /// Writes the session's end.
     pub(crate) fn finish(&mut self, session: &Session, state: State) -> Result {
         if self.dir.is_none() {
-            return Ok(());
+            if state != State::Tainted {
+                return Ok(());
+            }
+            self.make_dir(session)?;
         }
         if let (Some(map), Some(dat)) = (&self.map, &self.dat) {
             // What is beyond are zeros, or of no use.
@@ -789,7 +811,7 @@ fn make_header(session: &Session, b: &Beginning, store_id: &Id, seq: u64) -> Res
     h.logical_block_size = b.logical_block_size;
     h.dev_major = b.dev_major;
     h.dev_minor = b.dev_minor;
-    h.kind = session.kind;
+    h.kind = session.kind();
     h.durability = session.durability;
     h.gap_before = b.gap_before;
     h.dev_flags = b.dev_flags;

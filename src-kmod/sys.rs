@@ -5,11 +5,13 @@
 //! is the only file with raw pointers of the kernel's.
 
 use crate::live::{self, Kind, Token};
+use crate::pure::plan::Sectors;
+use crate::pure::volume::{DiskId, Place};
 use core::ptr::{self, NonNull};
 use kernel::bindings;
 use kernel::ffi::{c_char, c_int, c_uint, c_void};
 use kernel::prelude::*;
-use kernel::str::CStr;
+use kernel::str::{CStr, CString};
 use kernel::types::Opaque;
 
 pub(crate) use bindings::{bio, block_device, gendisk};
@@ -18,7 +20,9 @@ pub(crate) use bindings::{bio, block_device, gendisk};
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct BdevInfo {
+    /// As long as somebody has the device open.
     pub(crate) disk: *mut gendisk,
+    seq: u64,
     pub(crate) start: u64,
     pub(crate) sectors: u64,
     pub(crate) major: u32,
@@ -26,6 +30,34 @@ pub(crate) struct BdevInfo {
     pub(crate) logical_block_size: u32,
     pub(crate) read_only: u8,
     pub(crate) partition: u8,
+}
+
+impl Default for BdevInfo {
+    fn default() -> Self {
+        Self {
+            disk: ptr::null_mut(),
+            seq: 0,
+            start: 0,
+            sectors: 0,
+            major: 0,
+            minor: 0,
+            logical_block_size: 0,
+            read_only: 0,
+            partition: 0,
+        }
+    }
+}
+
+impl BdevInfo {
+    /// Its disk, and the medium in that.
+    pub(crate) fn id(&self) -> DiskId {
+        DiskId { address: self.disk as usize, seq: self.seq }
+    }
+
+    /// Its sectors on the disk.
+    pub(crate) fn range(&self) -> Result<Sectors> {
+        Sectors::new(self.start, self.sectors).ok_or(EINVAL)
+    }
 }
 
 /// What C tells about a name.
@@ -79,7 +111,11 @@ mod c {
         pub(super) fn bdsnap_now_real_ns() -> u64;
         pub(super) fn bdsnap_now_boot_ns() -> u64;
         pub(super) fn bdsnap_now_awake_ns() -> u64;
-        pub(super) fn bdsnap_disk_open(disk: *mut gendisk) -> *mut bindings::file;
+        pub(super) fn bdsnap_disk_open(dev: u32, out: *mut BdevInfo) -> *mut bindings::file;
+        pub(super) fn bdsnap_disk_reopen(disk: *mut gendisk) -> *mut bindings::file;
+        pub(super) fn bdsnap_disk_written(disk: *mut gendisk, sectors: *mut u64) -> bool;
+        pub(super) fn bdsnap_disk_has_requests(disk: *mut gendisk) -> bool;
+        pub(super) fn bdsnap_current_tgid() -> c_int;
         pub(super) fn bdsnap_open_to_read(name: *const c_char) -> *mut bindings::file;
         pub(super) fn bdsnap_sleep_killable(ms: c_uint) -> c_int;
         pub(super) fn bdsnap_boot_id(out: *mut u8);
@@ -115,19 +151,21 @@ mod c {
         pub(super) fn bdsnap_bio_split(bio: *mut bio, sectors: c_uint) -> *mut bio;
         pub(super) fn bdsnap_bio_absorb(bio: *mut bio);
         pub(super) fn bdsnap_bio_prepare_hold(bio: *mut bio);
-        pub(super) fn bdsnap_disk_get(disk: *mut gendisk);
-        pub(super) fn bdsnap_disk_put(disk: *mut gendisk);
         pub(super) fn bdsnap_disk_alive(disk: *mut gendisk) -> bool;
         pub(super) fn bdsnap_sleep(ms: c_uint);
         pub(super) fn bdsnap_disk_refusal(disk: *mut gendisk) -> c_int;
         pub(super) fn bdsnap_sync_range(disk: *mut gendisk, start: u64, end: u64);
         pub(super) fn bdsnap_flush(disk: *mut gendisk) -> c_int;
         pub(super) fn bdsnap_inflight(disk: *mut gendisk) -> c_uint;
-        pub(super) fn bdsnap_range_mounted(disk: *mut gendisk, start: u64, end: u64) -> bool;
+        pub(super) fn bdsnap_range_mounted(
+            disk: *mut gendisk,
+            start: u64,
+            end: u64,
+            except: *const block_device,
+        ) -> bool;
         pub(super) fn bdsnap_file_bdev(file: *mut bindings::file) -> *mut block_device;
         pub(super) fn bdsnap_disk_name(disk: *mut gendisk, buf: *mut c_char, len: usize) -> c_int;
         pub(super) fn bdsnap_bdev_info(bdev: *mut block_device, out: *mut BdevInfo);
-        pub(super) fn bdsnap_bdev_by_devt(dev: u32, out: *mut BdevInfo) -> c_int;
         pub(super) fn bdsnap_name_info(
             name: *const c_char,
             in_init_root: bool,
@@ -232,6 +270,12 @@ pub(crate) fn may_throttle() -> bool {
 pub(crate) fn is_admin() -> bool {
     // SAFETY: Process context, as all control calls.
     unsafe { c::bdsnap_is_admin() }
+}
+
+/// The task group of whoever runs this.
+pub(crate) fn current_tgid() -> i32 {
+    // SAFETY: Looks at the current task only.
+    unsafe { c::bdsnap_current_tgid() }
 }
 
 /// Bytes of memory.
@@ -570,126 +614,158 @@ pub(crate) fn copy_from_pages(pages: &[Page], out: &mut [u8]) {
 
 // --- Disks ------------------------------------------------------------------
 
-/// A disk, referenced: the structure stays, though the device may go.
+/// A whole disk that we have open. All I/O of ours to an origin goes through one of
+/// these: without it the driver may take away what is below the disk, the disk
+/// itself, and in the end itself.
 ///
 /// # Invariants
 ///
-/// The pointer is valid and holds a reference of its own.
-pub(crate) struct Disk(NonNull<gendisk>);
-
-// SAFETY: A gendisk is shared between tasks by its reference count.
-unsafe impl Send for Disk {}
-// SAFETY: As above; all calls on it are thread-safe.
-unsafe impl Sync for Disk {}
-
-impl Clone for Disk {
-    fn clone(&self) -> Self {
-        // SAFETY: Valid by the type's invariant.
-        unsafe { c::bdsnap_disk_get(self.0.as_ptr()) };
-        // INVARIANT: Just referenced.
-        Self(self.0)
-    }
+/// `file` is an open block device file of a whole disk, opened for reading, without a holder.
+pub(crate) struct OpenDisk {
+    file: File,
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // SAFETY: The reference is ours by the type's invariant.
-        unsafe { c::bdsnap_disk_put(self.0.as_ptr()) }
+impl OpenDisk {
+    /// The disk of the device with this number, and where in it that device is. May wait
+    /// for whoever opens or closes the disk.
+    pub(crate) fn by_devt(dev: u32) -> Result<(Self, BdevInfo)> {
+        let mut info = BdevInfo::default();
+        // SAFETY: `info` is writable.
+        let file = File::from_raw(unsafe { c::bdsnap_disk_open(dev, &mut info) })?;
+        // INVARIANT: C opens the whole disk.
+        Ok((Self { file }, info))
     }
-}
 
-impl Disk {
-    /// A reference more to a disk.
+    /// The disk of a device that somebody has open, once more.
     ///
     /// # Safety
     ///
-    /// `disk` must be valid.
-    pub(crate) unsafe fn from_borrowed(disk: *mut gendisk) -> Option<Self> {
-        let disk = NonNull::new(disk)?;
+    /// `info.disk` must stay valid during the call.
+    pub(crate) unsafe fn reopen(info: &BdevInfo) -> Result<Self> {
         // SAFETY: The caller's promise.
-        unsafe { c::bdsnap_disk_get(disk.as_ptr()) };
-        // INVARIANT: Just referenced.
-        Some(Self(disk))
+        let file = File::from_raw(unsafe { c::bdsnap_disk_reopen(info.disk) })?;
+        // INVARIANT: C opens the whole disk.
+        Ok(Self { file })
     }
 
-    /// The disk with this device number, and where in it that device is.
-    pub(crate) fn by_devt(dev: u32) -> Result<(Self, BdevInfo)> {
-        let mut info = BdevInfo {
-            disk: ptr::null_mut(),
-            start: 0,
-            sectors: 0,
-            major: 0,
-            minor: 0,
-            logical_block_size: 0,
-            read_only: 0,
-            partition: 0,
-        };
-        // SAFETY: `info` is writable.
-        check(unsafe { c::bdsnap_bdev_by_devt(dev, &mut info) })?;
-        // INVARIANT: C has taken the reference for us.
-        let disk = NonNull::new(info.disk).ok_or(ENXIO)?;
-        Ok((Self(disk), info))
+    /// The disk of a place, if it is there. ENXIO: it is not, or with another medium.
+    pub(crate) fn at(place: &Place) -> Result<Self> {
+        let (open, info) = Self::by_devt(place.major << 20 | place.minor)?;
+        // What has the number now may be a partition that was moved; the disk is what counts.
+        if open.id() == place.id && (info.partition != 0) == place.partition {
+            Ok(open)
+        } else {
+            Err(ENXIO)
+        }
     }
 
-    /// Its address, to compare with a bio's.
-    pub(crate) fn as_ptr(&self) -> *mut gendisk {
-        self.0.as_ptr()
+    fn part0(&self) -> *mut block_device {
+        // SAFETY: By the type's invariant.
+        unsafe { c::bdsnap_file_bdev(self.file.file.as_ptr()) }
+    }
+
+    fn disk(&self) -> *mut gendisk {
+        // SAFETY: An open block device file keeps its device, and that has a disk.
+        unsafe { (*self.part0()).bd_disk }
+    }
+
+    /// The disk, and the medium that is in it now.
+    pub(crate) fn id(&self) -> DiskId {
+        // SAFETY: The open file keeps the disk.
+        unsafe { disk_id(self.disk()) }
+    }
+
+    /// Its sectors now.
+    pub(crate) fn capacity(&self) -> u64 {
+        // SAFETY: As in `disk`; a word that changes when the disk grows.
+        unsafe { (&raw const (*self.part0()).bd_nr_sectors).read_volatile() }
+    }
+
+    /// Its device number.
+    pub(crate) fn number(&self) -> (u32, u32) {
+        // SAFETY: As in `disk`; set before the device could be opened.
+        let dev = unsafe { (*self.part0()).bd_dev };
+        (dev >> 20, dev & 0xf_ffff)
+    }
+
+    /// Bytes of a logical block.
+    pub(crate) fn logical_block_size(&self) -> u32 {
+        // SAFETY: A disk's queue lives as long as the disk.
+        unsafe { (*(*self.disk()).queue).limits.logical_block_size }
     }
 
     /// Whether it has not been removed.
     pub(crate) fn is_alive(&self) -> bool {
-        // SAFETY: Valid by the type's invariant.
-        unsafe { c::bdsnap_disk_alive(self.as_ptr()) }
+        // SAFETY: The open file keeps the disk. The same in all that follow.
+        unsafe { c::bdsnap_disk_alive(self.disk()) }
+    }
+
+    /// Whether it is there, with the medium of that place.
+    pub(crate) fn has(&self, place: &Place) -> bool {
+        self.is_alive() && self.id() == place.id && self.capacity() != 0
     }
 
     /// EINVAL for zoned and DAX devices: their writes are not all bios.
     pub(crate) fn check_supported(&self) -> Result {
-        // SAFETY: Valid by the type's invariant.
-        check(unsafe { c::bdsnap_disk_refusal(self.as_ptr()) })
+        // SAFETY: See `is_alive`.
+        check(unsafe { c::bdsnap_disk_refusal(self.disk()) })
     }
 
     /// Writes out the page caches of whatever overlaps these sectors.
     pub(crate) fn sync_caches(&self, start: u64, end: u64) {
-        // SAFETY: Valid by the type's invariant.
-        unsafe { c::bdsnap_sync_range(self.as_ptr(), start, end) }
+        // SAFETY: See `is_alive`.
+        unsafe { c::bdsnap_sync_range(self.disk(), start, end) }
     }
 
     /// Flushes the drive's cache.
     pub(crate) fn flush(&self) -> Result {
-        // SAFETY: Valid by the type's invariant.
-        check(unsafe { c::bdsnap_flush(self.as_ptr()) })
+        // SAFETY: See `is_alive`.
+        check(unsafe { c::bdsnap_flush(self.disk()) })
     }
 
     /// Requests in flight.
     pub(crate) fn inflight(&self) -> u32 {
-        // SAFETY: Valid by the type's invariant.
-        unsafe { c::bdsnap_inflight(self.as_ptr()) }
+        // SAFETY: See `is_alive`.
+        unsafe { c::bdsnap_inflight(self.disk()) }
+    }
+
+    /// Sectors that were written or discarded since it came, by its own statistics; `None`: it
+    /// keeps none.
+    pub(crate) fn written(&self) -> Option<u64> {
+        let mut sectors = 0;
+        // SAFETY: See `is_alive`; `sectors` is writable.
+        unsafe { c::bdsnap_disk_written(self.disk(), &mut sectors) }.then_some(sectors)
+    }
+
+    /// Whether writes can reach it without a bio.
+    pub(crate) fn has_requests(&self) -> bool {
+        // SAFETY: See `is_alive`.
+        unsafe { c::bdsnap_disk_has_requests(self.disk()) }
     }
 
     /// Whether a filesystem has a device in these sectors.
     pub(crate) fn is_mounted(&self, start: u64, end: u64) -> bool {
-        // SAFETY: Valid by the type's invariant.
-        unsafe { c::bdsnap_range_mounted(self.as_ptr(), start, end) }
+        // SAFETY: See `is_alive`.
+        unsafe { c::bdsnap_range_mounted(self.disk(), start, end, ptr::null()) }
     }
 
     /// Its name, as in /sys/block.
-    pub(crate) fn name(&self, buf: &mut [u8; 32]) -> usize {
-        // SAFETY: Valid by the type's invariant; `buf` has so many bytes.
-        let n = unsafe { c::bdsnap_disk_name(self.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) };
-        usize::try_from(n).unwrap_or(0)
+    pub(crate) fn name(&self) -> DiskName {
+        // SAFETY: See `is_alive`.
+        unsafe { DiskName::of(self.disk()) }
     }
 
     /// Reads into `pages` and waits.
     pub(crate) fn read_sync(&self, sector: u64, pages: &[Page], bytes: usize) -> Result {
-        // SAFETY: Valid by the type's invariant; pages checked by `raw_pages`.
-        check(unsafe { c::bdsnap_read_sync(self.as_ptr(), sector, raw_pages(pages, bytes), bytes) })
+        // SAFETY: See `is_alive`; pages checked by `raw_pages`.
+        check(unsafe { c::bdsnap_read_sync(self.disk(), sector, raw_pages(pages, bytes), bytes) })
     }
 
     /// Reads into `pages`; the end is told by `bdsnap_read_done(cookie, …)`.
     ///
     /// # Safety
     ///
-    /// `pages` and `cookie` must stay valid until then.
+    /// `pages`, `cookie` and this open disk must stay until then.
     pub(crate) unsafe fn read_start(
         &self,
         sector: u64,
@@ -697,18 +773,74 @@ impl Disk {
         bytes: usize,
         cookie: *mut c_void,
     ) -> Result {
-        // SAFETY: Valid by the type's invariant; the rest is the caller's promise.
+        // SAFETY: See `is_alive`; the rest is the caller's promise.
         check(unsafe {
-            c::bdsnap_read_submit(self.as_ptr(), sector, raw_pages(pages, bytes), bytes, cookie)
+            c::bdsnap_read_submit(self.disk(), sector, raw_pages(pages, bytes), bytes, cookie)
         })
     }
 
     /// Sends an empty flush through the kernel's own path; while it is under
     /// way `mark` holds its address.
     pub(crate) fn self_test(&self, mark: &core::sync::atomic::AtomicPtr<c_void>) -> Result {
-        // SAFETY: A disk always has its part0; `mark` is writable for C.
-        check(unsafe { c::bdsnap_self_test_submit((*self.as_ptr()).part0, mark.as_ptr().cast()) })
+        // SAFETY: By the type's invariant; `mark` is writable for C.
+        check(unsafe { c::bdsnap_self_test_submit(self.part0(), mark.as_ptr().cast()) })
     }
+}
+
+/// A disk, and the medium that is in it now.
+///
+/// # Safety
+///
+/// `disk` must be valid.
+pub(crate) unsafe fn disk_id(disk: *const gendisk) -> DiskId {
+    // SAFETY: The caller's promise; a word that is only compared.
+    let seq = unsafe { (&raw const (*disk).diskseq).read_volatile() };
+    DiskId { address: disk as usize, seq }
+}
+
+/// A disk's name, as in /sys/block.
+#[derive(Clone, Copy)]
+pub(crate) struct DiskName {
+    bytes: [u8; 32],
+    len: usize,
+}
+
+impl DiskName {
+    /// # Safety
+    ///
+    /// `disk` must be valid.
+    unsafe fn of(disk: *mut gendisk) -> Self {
+        let mut bytes = [0; 32];
+        // SAFETY: The caller's promise; `bytes` has so many.
+        let n = unsafe { c::bdsnap_disk_name(disk, bytes.as_mut_ptr().cast(), bytes.len()) };
+        // In sysfs the slashes of a name are exclamation marks.
+        bytes.iter_mut().filter(|b| **b == b'/').for_each(|b| *b = b'!');
+        Self { bytes, len: usize::try_from(n).unwrap_or(0) }
+    }
+
+    /// EINVAL if it is not UTF-8.
+    pub(crate) fn as_str(&self) -> Result<&str> {
+        core::str::from_utf8(&self.bytes[..self.len]).map_err(|_| EINVAL)
+    }
+}
+
+/// Whether the medium of a place is there, and then the size of the device in sectors. What sysfs says is
+/// enough: nothing is opened. Walks a path of sysfs.
+pub(crate) fn sectors_at(place: &Place) -> Result<u64> {
+    let (major, minor) = (place.major, place.minor);
+    let up = if place.partition { "../" } else { "" };
+    let mut text = [0; 32];
+    let mut number = |name: &CStr| -> Result<u64> {
+        let n = read_text(name, &mut text)?;
+        let text = core::str::from_utf8(&text[..n]).map_err(|_| EINVAL)?;
+        text.parse().map_err(|_| EINVAL)
+    };
+    let seq = CString::try_from_fmt(fmt!("/sys/dev/block/{}:{}/{}diskseq", major, minor, up))?;
+    let size = CString::try_from_fmt(fmt!("/sys/dev/block/{}:{}/size", major, minor))?;
+    if number(&seq)? != place.id.seq {
+        return Err(ENXIO);
+    }
+    number(&size)
 }
 
 /// What an open block device file stands for.
@@ -723,6 +855,30 @@ pub(crate) unsafe fn info_of_file(file: *mut bindings::file) -> (BdevInfo, *mut 
         let bdev = c::bdsnap_file_bdev(file);
         c::bdsnap_bdev_info(bdev, info.as_mut_ptr());
         (info.assume_init(), bdev)
+    }
+}
+
+/// The name of the disk of an open device.
+///
+/// # Safety
+///
+/// `info.disk` must be valid.
+pub(crate) unsafe fn disk_name(info: &BdevInfo) -> DiskName {
+    // SAFETY: The caller's promise.
+    unsafe { DiskName::of(info.disk) }
+}
+
+/// Whether a filesystem has a device in these sectors of the disk of an open file, besides that file's
+/// own device.
+///
+/// # Safety
+///
+/// `file` must be an open block device file.
+pub(crate) unsafe fn is_mounted_besides(file: *mut bindings::file, sectors: &Sectors) -> bool {
+    // SAFETY: The caller's promise; the file keeps the device and that its disk.
+    unsafe {
+        let bdev = c::bdsnap_file_bdev(file);
+        c::bdsnap_range_mounted((*bdev).bd_disk, sectors.start, sectors.end, bdev)
     }
 }
 
@@ -847,17 +1003,28 @@ impl<'a> BioView<'a> {
         self.0.bi_opf & (1 << bindings::req_flag_bits___REQ_NOWAIT) != 0
     }
 
-    /// Its disk's address; null in malformed ones.
-    pub(crate) fn disk(&self) -> *mut gendisk {
-        // SAFETY: A bio's device is valid while the bio is; `bi_bdev` is
+    /// Its disk, and the medium in that; `None` in malformed ones.
+    pub(crate) fn disk(&self) -> Option<DiskId> {
+        // SAFETY: A bio's device is valid while the bio is, and has a disk; `bi_bdev` is
         // checked.
-        unsafe { self.0.bi_bdev.as_ref() }.map_or(ptr::null_mut(), |b| b.bd_disk)
+        unsafe { self.0.bi_bdev.as_ref().map(|b| disk_id(b.bd_disk)) }
+    }
+
+    /// Whether the very device that it is for is claimed by a filesystem: device mapper, md
+    /// and swap have no operations.
+    pub(crate) fn is_for_a_filesystem(&self) -> bool {
+        // SAFETY: As above; only compared.
+        unsafe {
+            self.0
+                .bi_bdev
+                .as_ref()
+                .is_some_and(|b| !(&raw const b.bd_holder_ops).read_volatile().is_null())
+        }
     }
 
     /// Where it writes, in sectors of the disk; `None` for what the original
     /// would refuse: no sectors, or beyond the device's end.
-    pub(crate) fn sectors(&self) -> Option<crate::pure::plan::Sectors> {
-        use crate::pure::plan::Sectors;
+    pub(crate) fn sectors(&self) -> Option<Sectors> {
         // SAFETY: As in `disk`.
         let bdev = unsafe { self.0.bi_bdev.as_ref() }?;
         let count = u64::from(self.bytes() / 512);
@@ -1014,18 +1181,21 @@ impl Drop for Dir {
 
 /// What kind of filesystem a directory is on.
 pub(crate) struct StoreInfo {
-    /// Its disk, if it is on one.
-    pub(crate) disk: Option<Disk>,
-    /// First sector on the disk.
-    pub(crate) start: u64,
-    /// Number of sectors.
-    pub(crate) sectors: u64,
+    /// Where it is, if it is on a disk.
+    pub(crate) home: Option<Home>,
     /// The filesystem's magic.
     pub(crate) magic: u64,
     /// Whether it cannot be written.
     pub(crate) read_only: bool,
     /// Its superblock's address, to be compared only.
     pub(crate) sb: usize,
+}
+
+/// Some sectors of a disk.
+pub(crate) struct Home {
+    pub(crate) id: DiskId,
+    pub(crate) name: DiskName,
+    pub(crate) sectors: Sectors,
 }
 
 impl Dir {
@@ -1067,10 +1237,15 @@ impl Dir {
         // SAFETY: `self.path` is resolved, `raw` writable.
         unsafe { c::bdsnap_path_info(&self.path, &mut raw) };
         StoreInfo {
-            // INVARIANT: C has taken the reference for us.
-            disk: NonNull::new(raw.disk).map(Disk),
-            start: raw.start,
-            sectors: raw.sectors,
+            home: NonNull::new(raw.disk).zip(Sectors::new(raw.start, raw.sectors)).map(
+                |(disk, sectors)| Home {
+                    // SAFETY: The path pins the filesystem, and that its disk.
+                    id: unsafe { disk_id(disk.as_ptr()) },
+                    // SAFETY: As above.
+                    name: unsafe { DiskName::of(disk.as_ptr()) },
+                    sectors,
+                },
+            ),
             magic: raw.magic,
             read_only: raw.read_only,
             sb: raw.sb as usize,
@@ -1233,7 +1408,10 @@ pub(crate) enum Hook {
     Submit = 0,
     Open = 1,
     Fput = 2,
-    Syscall = 3,
+    Execute = 3,
+    ExecuteNowait = 4,
+    Cloned = 5,
+    Syscall = 6,
 }
 
 /// Installs a hook. EBUSY if somebody else redirects that function.
@@ -1357,45 +1535,7 @@ impl Drop for WorkQueue {
     }
 }
 
-// --- More of disks ----------------------------------------------------------
-
-impl Disk {
-    fn part0(&self) -> &block_device {
-        // SAFETY: A disk has its part0 as long as it lives.
-        unsafe { &*(*self.as_ptr()).part0 }
-    }
-
-    /// Its sectors now.
-    pub(crate) fn capacity(&self) -> u64 {
-        self.part0().bd_nr_sectors
-    }
-
-    /// The number of the medium that is in it: another file behind a loop
-    /// device, another card in a reader has another one.
-    pub(crate) fn seq(&self) -> u64 {
-        // SAFETY: Valid by the type's invariant; a word that is only compared.
-        unsafe { (&raw const (*self.as_ptr()).diskseq).read_volatile() }
-    }
-
-    /// Keeps its driver from taking away what is below it. May wait for whoever
-    /// opens or closes the disk.
-    pub(crate) fn open(&self) -> Result<File> {
-        // SAFETY: Valid by the type's invariant.
-        File::from_raw(unsafe { c::bdsnap_disk_open(self.as_ptr()) })
-    }
-
-    /// Its device number.
-    pub(crate) fn number(&self) -> (u32, u32) {
-        let dev = self.part0().bd_dev;
-        (dev >> 20, dev & 0xf_ffff)
-    }
-
-    /// Bytes of a logical block.
-    pub(crate) fn logical_block_size(&self) -> u32 {
-        // SAFETY: A disk's queue lives as long as the disk.
-        unsafe { (*(*self.as_ptr()).queue).limits.logical_block_size }
-    }
-}
+// --- More of names ----------------------------------------------------------
 
 /// A device number as sysfs writes it, `MAJOR:MINOR`.
 pub(crate) fn devt(text: &[u8]) -> Result<u32> {

@@ -8,6 +8,7 @@ use crate::pure::format::Durability;
 use crate::pure::plan::Chunks;
 use crate::pure::prefill;
 use crate::pure::queue::Next;
+use crate::pure::volume::By;
 use crate::session::{error_of, Pending, Queue, Session};
 use crate::store::{Files, Why};
 use crate::sys::NoIo;
@@ -48,11 +49,21 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
             if !files.broken_marked && this.beginning.lock().is_some() {
                 files.mark_broken(this, &Why::of(this));
             }
+            this.origin.close_if_idle(this);
             return;
         }
         // The first writes may come while the claim still looks at the device.
         if this.beginning.lock().is_none() {
             return;
+        }
+        if this.is_tainted() && !files.taint_marked {
+            match files.mark_tainted(this) {
+                Ok(()) => this.told_taint(),
+                Err(e) => {
+                    give_up(this, files, e, this.geo.on_disk().start);
+                    continue;
+                }
+            }
         }
         if let Err((e, sector)) = sync_beside(this, files) {
             give_up(this, files, e, sector);
@@ -210,6 +221,18 @@ fn finish_if_due(this: &Arc<Session>, files: &mut Files) {
     while this.reads.load(Ordering::Acquire) != 0 {
         crate::sys::sleep(1);
     }
+    let open = this.origin.finish();
     core().forget(this);
-    this.closed.happen();
+    match this.by {
+        // Before the filesystem gives its own back, so that who takes the device away next can.
+        By::Claim => {
+            drop(open);
+            this.closed.happen();
+        }
+        // Who waits for this end may be needed by what the close writes out.
+        By::RawWrite => {
+            this.closed.happen();
+            drop(open);
+        }
+    }
 }

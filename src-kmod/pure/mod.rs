@@ -18,6 +18,7 @@
 //! | [`plan`] | from a bio's sectors to chunks, runs and slices |
 //! | [`pending`] | which chunks are on their way to the store |
 //! | [`queue`] | what becomes of held bios, and in which order |
+//! | [`volume`] | what a registered device is: its place, session, link, restore |
 //! | [`saved_set`] | which chunks' pre-images are safe |
 //! | [`budget`] | who may have more memory |
 //! | [`prefill`] | how far the store's files are filled with zeros before their content comes |
@@ -40,6 +41,7 @@ pub mod prefill;
 pub mod queue;
 pub mod saved_set;
 pub mod secret;
+pub mod volume;
 
 /// Bytes of a sector, the block layer's unit whatever the device's own is.
 pub const SECTOR: u64 = 512;

@@ -6,7 +6,7 @@
 //! here would be a lost pre-image, an overflow a panic.
 
 /// A half-open range of sectors on a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sectors {
     /// First sector.
     pub start: u64,
