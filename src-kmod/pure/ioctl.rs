@@ -76,7 +76,8 @@ pub struct Call {
 impl Call {
     /// `None` if it is no request of this ABI, of whatever age.
     pub const fn of(request: u32) -> Option<Self> {
-        let Self { nr, len } = Self { nr: request & 0xff, len: (request >> 16 & 0x3fff) as usize };
+        let Self { nr, len } =
+            Self { nr: request & 0xff, len: ((request >> 16) & 0x3fff) as usize };
         if request == iowr(nr, len) {
             Some(Self { nr, len })
         } else {

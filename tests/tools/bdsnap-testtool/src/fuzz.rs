@@ -130,7 +130,7 @@ pub(crate) fn run(seed: u64, calls: u64, password: &str) -> Result<()> {
                 }
                 // As of an older or newer program; now and then with something beyond.
                 let command = match random.below(6) {
-                    0 => command & !(0x3fff << 16) | (random.below(129) as u32) << 16,
+                    0 => (command & !(0x3fff << 16)) | ((random.below(129) as u32) << 16),
                     _ => command,
                 };
                 if random.below(4) == 0 {
