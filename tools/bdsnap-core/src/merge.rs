@@ -128,7 +128,11 @@ fn status_of(sessions: &[&Session]) -> Option<Status> {
         errno: worst.errno,
         broken_sector: worst.broken_sector,
         broken_ns: worst.broken_ns,
-        end_ns: last.status.end_ns,
+        // What is written here is whole; without an end it would pass for cut.
+        end_ns: match worst.state {
+            State::Tainted if last.status.end_ns == 0 => last.header.start_ns,
+            _ => last.status.end_ns,
+        },
         absorbed_bytes: sum(|s| s.absorbed_bytes),
         held_bios: sum(|s| s.held_bios),
         head_sha256: last.status.head_sha256,

@@ -170,7 +170,18 @@ impl Session {
             State::Closed if self.header.kind == SessionKind::Undo => View::Undo,
             State::Closed => View::Closed,
             State::Broken => View::Broken,
+            State::Tainted if live && !self.has_ended() => View::Recording,
             State::Tainted => View::Tainted,
+        }
+    }
+
+    /// Whether its newest status says how it ended. That it is tainted a session
+    /// says before the write that taints it, and goes on.
+    pub fn has_ended(&self) -> bool {
+        match self.status.state {
+            State::Recording => false,
+            State::Tainted => self.status.end_ns != 0,
+            State::Closed | State::Broken => true,
         }
     }
 
@@ -199,7 +210,12 @@ impl Session {
                 ),
             },
             View::Broken => Restorable::Lossy("it is broken: pre-images were lost"),
-            View::Tainted => Restorable::Lossy("it is tainted: writes may have gone unseen"),
+            View::Tainted if self.has_ended() => {
+                Restorable::Lossy("it is tainted: writes may have gone unseen")
+            }
+            View::Tainted => Restorable::Lossy(
+                "it was tainted, and then interrupted: writes may have gone unseen",
+            ),
             View::Recording => Restorable::No("it is recording: the device is in use"),
         }
     }
@@ -379,9 +395,10 @@ impl Session {
         let len = file.metadata().map_err(io)?.len();
         std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(RECORDS_OFFSET)).map_err(io)?;
         let reader = BufReader::with_capacity(1 << 20, file);
-        match self.status.state {
-            State::Recording => self.read_cut(reader, live),
-            State::Closed | State::Broken | State::Tainted => self.read_ended(reader, len),
+        if self.has_ended() {
+            self.read_ended(reader, len)
+        } else {
+            self.read_cut(reader, live)
         }
     }
 

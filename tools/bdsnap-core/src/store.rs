@@ -25,7 +25,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    Header, Marker, State, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
+    Header, Marker, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
 };
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
@@ -321,8 +321,7 @@ impl Store {
     pub fn look_again(&self, items: &mut [Item], module: Option<&ModuleStatus>) {
         for item in items {
             let Item::Session(s) = item else { continue };
-            let recording = s.status.state == State::Recording;
-            if recording && !module.is_some_and(|m| m.is_recording(&s.header.session_id)) {
+            if !s.has_ended() && !module.is_some_and(|m| m.is_recording(&s.header.session_id)) {
                 if let Ok(now) = Session::read(&s.path, &s.dir) {
                     **s = now;
                 }

@@ -78,6 +78,8 @@ pub struct Recorder<'a> {
     pub dat: Vec<u8>,
     saved: Vec<bool>,
     zeros: bool,
+    /// Its status at the moment when it was tainted.
+    tainted: Option<Status>,
 }
 
 impl Lab {
@@ -135,6 +137,7 @@ impl Lab {
             dat: Vec::new(),
             saved: vec![false; chunks],
             zeros: options.zeros,
+            tainted: None,
         }
     }
 
@@ -206,6 +209,28 @@ impl Recorder<'_> {
         });
     }
 
+    /// The session is tainted, says so, and goes on.
+    pub fn taint(&mut self) {
+        let now = self.status(2, State::Tainted);
+        self.tainted = Some(Status { end_ns: 0, ..now });
+    }
+
+    /// What it says in this state.
+    fn status(&self, generation: u64, state: State) -> Status {
+        let h = &self.header;
+        Status {
+            generation,
+            state,
+            records: self.records.iter().filter(|r| !r.is_commit()).count() as u64,
+            map_records: self.records.len() as u64,
+            dat_bytes: self.dat.len() as u64,
+            end_ns: h.start_ns + 60_000_000_000,
+            errno: if state == State::Broken { 28 } else { 0 },
+            broken_sector: if state == State::Broken { 800 } else { 0 },
+            ..Status::recording(h.session_id)
+        }
+    }
+
     /// The session ends in this state; returns its directory's name.
     pub fn end(mut self, state: State) -> String {
         self.commit();
@@ -225,23 +250,12 @@ impl Recorder<'_> {
         crate::fsutil::make_private_dir(&path).unwrap();
         let mut map = vec![0; RECORDS_OFFSET as usize];
         h.encode((&mut map[..HEADER_LEN]).try_into().unwrap());
-        let recording = Status::recording(h.session_id);
-        put_slot(&mut map, &recording);
+        put_slot(&mut map, &Status::recording(h.session_id));
+        if let Some(tainted) = &self.tainted {
+            put_slot(&mut map, tainted);
+        }
         if let Some(state) = state {
-            put_slot(
-                &mut map,
-                &Status {
-                    generation: 2,
-                    state,
-                    records: self.records.iter().filter(|r| !r.is_commit()).count() as u64,
-                    map_records: self.records.len() as u64,
-                    dat_bytes: self.dat.len() as u64,
-                    end_ns: h.start_ns + 60_000_000_000,
-                    errno: if state == State::Broken { 28 } else { 0 },
-                    broken_sector: if state == State::Broken { 800 } else { 0 },
-                    ..recording
-                },
-            );
+            put_slot(&mut map, &self.status(2 + u64::from(self.tainted.is_some()), state));
         }
         for r in &self.records {
             let mut bytes = [0; RECORD_LEN];

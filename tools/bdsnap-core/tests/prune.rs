@@ -169,11 +169,14 @@ fn record(lab: &mut Lab, plans: &[Plan]) {
             r.write(start, &data);
             if n == 0 {
                 r.commit();
+                if p.state == 4 {
+                    r.taint();
+                }
             }
         }
         let dir = match p.state {
             0 => r.end(State::Broken),
-            1 | 2 => r.cut(),
+            1 | 2 | 4 => r.cut(),
             3 => r.end(State::Tainted),
             _ => r.end(State::Closed),
         };
@@ -267,6 +270,47 @@ proptest! {
             prop_assert!(Trash::list(&lab.store).unwrap().is_empty());
             same("after the trash was emptied");
         }
+    }
+}
+
+#[test]
+fn merges_of_what_was_tainted_and_then_cut() {
+    for last_is_cut in [false, true] {
+        let tmp = tempfile::tempdir().unwrap();
+        let out = tmp.path().join("out");
+        let mut lab = Lab::new(tmp.path(), BYTES);
+        let mut dirs = Vec::new();
+        for i in 0..4 {
+            let mut r = lab.record(&Options::default());
+            r.write(i * 2 * 4096, &pattern(3 * 4096, i as u64 + 9));
+            dirs.push(match (i, last_is_cut) {
+                (1, false) | (2, true) => {
+                    r.taint();
+                    r.write((20 + i) * 4096, &pattern(4096, 33));
+                    r.cut()
+                }
+                _ => r.end(State::Closed),
+            });
+        }
+        hold(&lab, &dirs[0]);
+        let before = pasts(&lab, &out);
+        assert!(before[dirs[0].as_bytes()].partial && !before[dirs[3].as_bytes()].partial);
+        let outcome = apply(&lab, &policies(&[("keep_last", "1"), ("trash", "0")]));
+        assert_eq!((outcome.merged, outcome.removed), (2, 0));
+        let Some(Item::Session(s)) = lab.store.item(dirs[0].as_bytes()) else { panic!() };
+        assert_eq!(s.view(false), bdsnap_core::session::View::Tainted);
+        assert!(s.has_ended(), "what was merged is whole, or is found out");
+        s.check(false, &Silent, &Stop::never()).unwrap();
+        let after = pasts(&lab, &out);
+        assert_eq!(after.len(), 2);
+        for dir in [&dirs[0], &dirs[3]] {
+            assert_eq!(after[dir.as_bytes()], before[dir.as_bytes()]);
+        }
+        let map = s.path.join("blocks.map");
+        let bytes = std::fs::read(&map).unwrap();
+        std::fs::write(&map, &bytes[..bytes.len() - 64]).unwrap();
+        let Some(Item::Session(s)) = lab.store.item(dirs[0].as_bytes()) else { panic!() };
+        assert!(s.check(false, &Silent, &Stop::never()).is_err(), "not cut unseen");
     }
 }
 

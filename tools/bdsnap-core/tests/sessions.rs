@@ -211,6 +211,59 @@ fn interrupted_session_keeps_its_tail() {
 }
 
 #[test]
+fn tainted_and_then_cut_is_read_like_interrupted() {
+    for durability in [Durability::Strict, Durability::Async] {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut lab = lab(tmp.path());
+        let mut r = lab.record(&Options { durability, ..Options::default() });
+        r.write(0, &[1; CHUNK]);
+        r.taint();
+        r.write(CHUNK, &[2; CHUNK]);
+        r.commit();
+        r.write(2 * CHUNK, &[3; CHUNK]);
+        let dir = r.cut();
+        let s = read(&lab, &dir).unwrap();
+        assert_eq!((s.status.state, s.status.map_records), (State::Tainted, 1));
+        assert!(!s.has_ended());
+        assert_eq!((s.view(false), s.view(true)), (View::Tainted, View::Recording));
+        assert!(matches!(s.restorable(false), Restorable::Lossy(_)));
+        assert!(matches!(s.restorable(true), Restorable::No(_)));
+        // More than its status counts, as far as it goes.
+        let c = check(&lab, &dir).unwrap();
+        assert_eq!((c.runs.len(), c.tail, c.torn), (3, 1, 0));
+        assert_eq!(s.check(true, &Silent, &Stop::never()).unwrap().runs.len(), 2);
+        let (map, dat) = (lab.path(&dir).join(MAP_NAME), lab.path(&dir).join(DAT_NAME));
+        let (whole_map, whole_dat) = (fs::read(&map).unwrap(), fs::read(&dat).unwrap());
+        fs::write(&map, [&whole_map[..], &[0; 4096]].concat()).unwrap();
+        fs::write(&dat, [&whole_dat[..], &[0; 8192]].concat()).unwrap();
+        assert_eq!(check(&lab, &dir).unwrap().runs.len(), 3, "zeros at the end");
+        fs::write(&dat, &whole_dat[..2 * CHUNK]).unwrap();
+        let c = check(&lab, &dir).unwrap();
+        assert_eq!((c.runs.len(), c.torn), (2, 1), "a torn tail");
+        flip(&dat, 8 * CHUNK as u64 + 8);
+        assert!(check(&lab, &dir).unwrap_err().contains("sector 8"), "before the commit");
+    }
+}
+
+#[test]
+fn tainted_to_its_end_has_exactly_what_it_says() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path());
+    let mut r = lab.record(&Options::default());
+    r.write(0, &[1; CHUNK]);
+    r.taint();
+    r.write(CHUNK, &[2; CHUNK]);
+    let dir = r.end(State::Tainted);
+    let s = read(&lab, &dir).unwrap();
+    assert!(s.has_ended());
+    assert_eq!((s.view(false), s.status.records), (View::Tainted, 2));
+    assert_eq!(check(&lab, &dir).unwrap().runs.len(), 2);
+    let map = lab.path(&dir).join(MAP_NAME);
+    fs::write(&map, [&fs::read(&map).unwrap()[..], &[0; 4096]].concat()).unwrap();
+    assert!(check(&lab, &dir).unwrap_err().contains("bytes instead of"));
+}
+
+#[test]
 fn a_lost_newer_status_is_noticed() {
     let tmp = tempfile::tempdir().unwrap();
     let mut lab = lab(tmp.path());

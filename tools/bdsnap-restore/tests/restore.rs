@@ -229,12 +229,19 @@ fn a_missing_session_is_a_gap() {
 
 #[test]
 fn lossy_sessions_need_consent() {
-    for state in [State::Broken, State::Tainted] {
+    for state in [Some(State::Broken), Some(State::Tainted), None] {
         let (_tmp, mut lab) = lab();
         let first = lab.device.clone();
         let mut r = lab.record(&Options::default());
         r.write(0, &[1; CHUNK]);
-        r.end(state);
+        match state {
+            Some(state) => r.end(state),
+            None => {
+                r.taint();
+                r.write(3 * CHUNK, &[2; CHUNK]);
+                r.cut()
+            }
+        };
         restore(&lab, &["latest", "--yes", "--accept-gap"]).expect(5).says("--accept-loss");
         let args = ["latest", "--yes", "--accept-gap", "--accept-loss", "--json"];
         let json = restore(&lab, &args).expect(6).json();

@@ -256,7 +256,7 @@ fn row(item: &Item, module: Option<&ModuleStatus>) -> Row {
 
 fn session_row(s: &Session, live: bool, empty: Row) -> Row {
     let (header, status) = (&s.header, &s.status);
-    let ended = status.state != State::Recording;
+    let ended = s.has_ended();
     let broken = status.errno != 0 || status.state == State::Broken;
     let verified = notes::verified(s);
     Row {
