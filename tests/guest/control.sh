@@ -41,6 +41,27 @@ is "/dev/bdsnap" 600 "$(stat -c %a /dev/bdsnap)"
 is "no secret in the log" 0 "$(dmesg | grep -c 'correct horse')"
 is "none in the parameters" 0 "$(grep -rls 'correct horse' /sys/module/bdsnap | wc -l)"
 
+# ---- Which module runs ----
+
+installed=$(modinfo -n bdsnap)
+cp "$installed" "$work/as-built"
+try bdsnap status --check
+is "the module that runs is the installed one" "0 false" "$code $(status module.outdated)"
+echo "a signature would be here" >>"$installed"
+is "so it is when it is signed" false "$(status module.outdated)"
+# What the linker called it is in a note: type 3, of 20 bytes.
+at=$(LC_ALL=C grep -obUaP '\x04\x00{3}\x14\x00{3}\x03\x00{3}GNU\x00' "$installed" | head -n 1 | cut -d : -f 1)
+bdsnap-testtool flip "$installed" $((${at:-0} + 20))
+try bdsnap status --check
+is "another one is installed" "1 true" "$code $(status module.outdated)"
+is "the check says what helps" 1 "$(grep -c "not the one that is installed.*run 'bdsnap reload'" <<<"$out")"
+is "so does the status" 1 "$(bdsnap status | grep -c "^upgraded .*run 'bdsnap reload'")"
+is "and --line" "1 1" "$(bdsnap status --line --check | grep -c "run 'bdsnap reload'") $(bdsnap status --prometheus - | sed -n 's/^bdsnap_problems //p')"
+echo "no module" >"$installed"
+try bdsnap status --check
+is "one that cannot be read is not called another" "0 null" "$code $(bdsnap status --json | sed -n 's/.*"outdated": \([a-z]*\).*/\1/p')"
+cp "$work/as-built" "$installed"
+
 # ---- Names, passwords and pointers ----
 
 long=/dev

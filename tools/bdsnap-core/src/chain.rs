@@ -42,6 +42,8 @@ pub enum Break {
     Missing,
     /// One of the two is of the original module.
     Unlinked,
+    /// It was watched, but more may have been written than was seen.
+    Unseen,
 }
 
 impl Break {
@@ -52,6 +54,7 @@ impl Break {
             Self::Unknown => "unknown",
             Self::Missing => "missing",
             Self::Unlinked => "unlinked",
+            Self::Unseen => "unseen",
         }
     }
 
@@ -62,6 +65,9 @@ impl Break {
             Self::Unknown => "the device was not watched all the time",
             Self::Missing => "a session in between is missing",
             Self::Unlinked => "sessions of the original module are linked to no others",
+            Self::Unseen => {
+                "the disk's statistics cannot vouch that nothing was written past bdsnap"
+            }
         }
     }
 
@@ -69,7 +75,7 @@ impl Break {
     pub fn as_gap(self) -> Gap {
         match self {
             Self::Written => Gap::Written,
-            Self::Unknown | Self::Missing | Self::Unlinked => Gap::Unknown,
+            Self::Unknown | Self::Missing | Self::Unlinked | Self::Unseen => Gap::Unknown,
         }
     }
 }
@@ -293,7 +299,10 @@ pub fn link_to_now(newest: &Id, watch: Option<&Watch>) -> Option<Break> {
     if !has(ioctl::RESTORE_REGISTERED) || !has(ioctl::RESTORE_WATCHED) || watch.tail == NO_ID {
         return Some(Break::Unknown);
     }
-    (watch.tail != *newest).then_some(Break::Missing)
+    if watch.tail != *newest {
+        return Some(Break::Missing);
+    }
+    has(ioctl::RESTORE_UNSEEN).then_some(Break::Unseen)
 }
 
 /// Whether a session is being recorded now.
@@ -344,6 +353,11 @@ mod tests {
         assert_eq!(now(0, newest), Some(Break::Unknown));
         assert_eq!(now(R | W, NO_ID), Some(Break::Unknown));
         assert_eq!(now(R | W, [2; 16]), Some(Break::Missing));
+        let unseen = ioctl::RESTORE_UNSEEN;
+        assert_eq!(now(R | W | unseen, newest), Some(Break::Unseen));
+        assert_eq!(now(R | W | X | unseen, newest), Some(Break::Written), "that is known");
+        assert_eq!(now(R | unseen, newest), Some(Break::Unknown));
+        assert_eq!(now(R | W | unseen, [2; 16]), Some(Break::Missing));
         assert_eq!(link_to_now(&newest, None), Some(Break::Unknown));
     }
 }

@@ -3,7 +3,10 @@
 //! Which installed kernels have the module, and why others don't: for a user
 //! who finds his devices unprotected.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::error::Error;
 use crate::fsutil;
@@ -11,8 +14,9 @@ use crate::text;
 
 /// The first Linux that the module is for.
 const FIRST: (u32, u32) = (7, 2);
-/// Written by the hand-over, read by `status`: which file was loaded.
-const LOADED: &str = "run/bdsnap/loaded";
+/// The note in which the loader keeps what the linker called the module.
+const RUNNING_ID: &str = "sys/module/bdsnap/notes/.note.gnu.build-id";
+/// Longest module that is looked into, in bytes.
 const FILE_MAX: usize = 64 << 20;
 
 /// An installed kernel.
@@ -191,33 +195,83 @@ impl System {
         e.hint("the kernel log says more: journalctl -k -g bdsnap")
     }
 
-    /// Notes which file was loaded, for [`System::is_outdated`].
-    pub fn note_loaded(&self) -> crate::Result<()> {
-        let path = self.path(LOADED);
-        let Some(print) = self.fingerprint() else {
-            // Loaded from elsewhere: nothing to compare with.
-            let _ = std::fs::remove_file(&path);
-            return Ok(());
-        };
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir).map_err(|e| Error::io(text::path(dir), &e))?;
-        }
-        fsutil::replace(&path, print.as_bytes(), 0o600)
+    /// Whether the installed module is another build than the one that runs;
+    /// `None` if that cannot be told. Compression and signature do not count.
+    pub fn is_outdated(&self) -> Option<bool> {
+        let running = build_id(&std::fs::read(self.path(RUNNING_ID)).ok()?)?.to_vec();
+        let file = self.module(&self.running())?;
+        Some(running != elf_build_id(&unpacked(&file)?)?)
     }
+}
 
-    /// Whether the installed module is another than the one that was loaded.
-    pub fn is_outdated(&self) -> bool {
-        match (self.word(LOADED), self.fingerprint()) {
-            (Some(loaded), Some(now)) => loaded != now,
-            _ => false,
+/// The content of a module's file, which may be compressed.
+fn unpacked(path: &Path) -> Option<Vec<u8>> {
+    let program = match path.extension()?.to_str()? {
+        "ko" => return fsutil::read_small(path, FILE_MAX).ok(),
+        "xz" => "/usr/bin/xz",
+        "zst" => "/usr/bin/zstd",
+        "gz" => "/usr/bin/gzip",
+        _ => return None,
+    };
+    let mut child = Command::new(program)
+        .arg("-dc")
+        .stdin(File::open(path).ok()?)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let mut bytes = Vec::new();
+    let read = child.stdout.take()?.take(FILE_MAX as u64).read_to_end(&mut bytes);
+    // Of what is longer it cannot write the rest, and fails.
+    let ended = child.wait().is_ok_and(|s| s.success());
+    (read.is_ok() && ended).then_some(bytes)
+}
+
+/// What the linker called a module: it is in a section of notes.
+fn elf_build_id(elf: &[u8]) -> Option<Vec<u8>> {
+    const SHT_NOTE: usize = 7;
+    // 64 bits, little-endian
+    if !elf.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let (start, size, count) =
+        (number(elf, 0x28, 8)?, number(elf, 0x3a, 2)?, number(elf, 0x3c, 2)?);
+    for i in 0..count {
+        let header = start.checked_add(i * size)?;
+        let field = |at: usize, len| number(elf, header.checked_add(at)?, len);
+        if field(4, 4)? != SHT_NOTE {
+            continue;
+        }
+        let (from, len) = (field(0x18, 8)?, field(0x20, 8)?);
+        let notes = elf.get(from..from.checked_add(len)?)?;
+        if let Some(id) = build_id(notes) {
+            return Some(id.to_vec());
         }
     }
+    None
+}
 
-    fn fingerprint(&self) -> Option<String> {
-        use sha2::{Digest, Sha256};
-        let bytes = fsutil::read_small(&self.module(&self.running())?, FILE_MAX).ok()?;
-        Some(text::hex(&Sha256::digest(bytes)))
+/// The one of these notes that is a build's identity.
+fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
+    const NT_GNU_BUILD_ID: usize = 3;
+    loop {
+        let (name_len, len) = (number(notes, 0, 4)?, number(notes, 4, 4)?);
+        let kind = number(notes, 8, 4)?;
+        let name = notes.get(12..12usize.checked_add(name_len)?)?;
+        let from = 12 + name_len.checked_next_multiple_of(4)?;
+        let content = notes.get(from..from.checked_add(len)?)?;
+        if kind == NT_GNU_BUILD_ID && name == b"GNU\0" && !content.is_empty() {
+            return Some(content);
+        }
+        notes = notes.get(from + len.checked_next_multiple_of(4)?..)?;
     }
+}
+
+/// A little-endian number of `len` bytes.
+fn number(bytes: &[u8], at: usize, len: usize) -> Option<usize> {
+    let mut word = [0; 8];
+    word[..len].copy_from_slice(bytes.get(at..at.checked_add(len)?)?);
+    usize::try_from(u64::from_le_bytes(word)).ok()
 }
 
 const ENROL: &str = "enrol DKMS's key once (it asks for a password, and at the next boot the \
@@ -306,19 +360,119 @@ mod tests {
         assert_eq!(found, [of("7.2.12", true), of("7.3.4", false), of("7.10.1", false)]);
     }
 
+    /// A note as the linker writes it.
+    fn note(name: &[u8], kind: u32, content: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for n in [name.len() as u32, content.len() as u32, kind] {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+        for part in [name, content] {
+            out.extend_from_slice(part);
+            out.resize(out.len().next_multiple_of(4), 0);
+        }
+        out
+    }
+
+    /// A module with these notes, in sections of their own, and other bytes.
+    fn module(notes: &[Vec<u8>], code: &[u8]) -> Vec<u8> {
+        let mut out = b"\x7fELF\x02\x01\x01".to_vec();
+        out.resize(0x40, 0);
+        out.extend_from_slice(code);
+        let mut sections = vec![(1u32, 0x40, code.len())];
+        for n in notes {
+            sections.push((7, out.len(), n.len()));
+            out.extend_from_slice(n);
+        }
+        let start = out.len() as u64;
+        out[0x28..0x30].copy_from_slice(&start.to_le_bytes());
+        out[0x3a..0x3c].copy_from_slice(&64u16.to_le_bytes());
+        out[0x3c..0x3e].copy_from_slice(&(sections.len() as u16).to_le_bytes());
+        for (kind, at, len) in sections {
+            let mut header = [0; 64];
+            header[4..8].copy_from_slice(&kind.to_le_bytes());
+            header[0x18..0x20].copy_from_slice(&(at as u64).to_le_bytes());
+            header[0x20..0x28].copy_from_slice(&(len as u64).to_le_bytes());
+            out.extend_from_slice(&header);
+        }
+        out
+    }
+
+    fn id(seed: u8) -> Vec<u8> {
+        note(b"GNU\0", 3, &[seed; 20])
+    }
+
     #[test]
-    fn another_module_than_the_loaded_one() {
-        let k = "7.3.4";
-        let f = fake(k);
+    fn another_module_than_the_one_that_runs() {
+        let other = note(b"Linux\0", 0x101, b"x");
+        let f = fake("7.3.4");
+        let put = |path: &str, bytes: &[u8]| {
+            f.write(path, "");
+            std::fs::write(f.dir.path().join(path), bytes).unwrap();
+        };
+        let install = |bytes: &[u8]| put("lib/modules/7.3.4/updates/bdsnap.ko", bytes);
+        let is_outdated = || f.system.is_outdated();
         f.write("lib/modules/7.3.4/modules.dep", "updates/bdsnap.ko:\n");
-        assert!(!f.system.is_outdated(), "there is none");
-        f.write("lib/modules/7.3.4/updates/bdsnap.ko", "1");
-        assert!(!f.system.is_outdated(), "nothing was noted");
-        f.system.note_loaded().unwrap();
-        assert!(!f.system.is_outdated());
-        f.write("lib/modules/7.3.4/updates/bdsnap.ko", "2");
-        assert!(f.system.is_outdated());
-        f.system.note_loaded().unwrap();
-        assert!(!f.system.is_outdated());
+        assert_eq!(is_outdated(), None, "neither runs nor is there");
+        install(&module(&[other.clone(), id(1)], b"code"));
+        assert_eq!(is_outdated(), None, "none runs, or nobody says which");
+        put(RUNNING_ID, &id(1));
+        assert_eq!(is_outdated(), Some(false));
+        install(
+            &[module(&[id(1)], b"stripped"), b"~Module signature appended~\n".to_vec()].concat(),
+        );
+        assert_eq!(is_outdated(), Some(false), "stripped and signed");
+        install(&module(&[other.clone(), id(2)], b"code"));
+        assert_eq!(is_outdated(), Some(true));
+        install(&module(&[other], b"code"));
+        assert_eq!(is_outdated(), None, "linked without");
+        for odd in [&b""[..], b"\x7fELF\x02\x01", &module(&[id(2)], b"code")[..100]] {
+            install(odd);
+            assert_eq!(is_outdated(), None, "no module");
+        }
+        install(&module(&[id(2)], b"code"));
+        put(RUNNING_ID, &id(2)[..20]);
+        assert_eq!(is_outdated(), None, "half a note");
+    }
+
+    #[test]
+    fn of_compressed_modules() {
+        for (program, end) in [("xz", "xz"), ("gzip", "gz"), ("zstd", "zst")] {
+            let f = fake("7.3.4");
+            let path = format!("lib/modules/7.3.4/updates/dkms/bdsnap.ko.{end}");
+            f.write("lib/modules/7.3.4/modules.dep", &format!("updates/dkms/bdsnap.ko.{end}:\n"));
+            f.write(RUNNING_ID, "");
+            std::fs::write(f.dir.path().join(RUNNING_ID), id(1)).unwrap();
+            for (seed, outdated) in [(1, false), (2, true)] {
+                let plain = f.dir.path().join("plain");
+                std::fs::write(&plain, module(&[id(seed)], b"code")).unwrap();
+                let packed = Command::new(program).arg("-c").arg(&plain).output();
+                // Not each machine has all of them, and then nothing is told.
+                let (packed, known) = match packed {
+                    Ok(o) => (o.stdout, Some(outdated)),
+                    Err(_) => (b"?".to_vec(), None),
+                };
+                f.write(&path, "");
+                std::fs::write(f.dir.path().join(&path), &packed).unwrap();
+                assert_eq!(f.system.is_outdated(), known, "{program}");
+                std::fs::write(f.dir.path().join(&path), &packed[..packed.len() / 2]).unwrap();
+                assert_eq!(f.system.is_outdated(), None, "{program}, cut");
+            }
+        }
+    }
+
+    #[test]
+    fn notes_that_lie() {
+        for bytes in [&[0xff; 64][..], &[0; 5], &note(b"GNU\0", 3, b"")] {
+            assert_eq!(build_id(bytes), None);
+        }
+        let mut elf = module(&[id(1)], b"code");
+        let (at, end) = (elf.len() - 64, elf.len());
+        for i in at..end {
+            let was = std::mem::replace(&mut elf[i], 0xff);
+            // Whatever it finds, it comes back.
+            let _ = elf_build_id(&elf);
+            elf[i] = was;
+        }
+        assert_eq!(elf_build_id(&elf), Some(vec![1; 20]));
     }
 }

@@ -5,6 +5,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -73,7 +74,8 @@ pub trait Control {
 
     /// The restore is over: with [`ioctl::RESTORE_END`] the chain is whole,
     /// with [`ioctl::RESTORE_ABORT`] there is a gap if anything was written.
-    fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<()>;
+    /// Returns `RESTORE_…` flags.
+    fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<u64>;
 }
 
 impl Module {
@@ -149,14 +151,14 @@ impl Module {
         match crate::sys::hand_over(self.file.as_fd(), secret, store, devices) {
             Ok(n) => Ok(Some(n)),
             Err(e) if e.raw_os_error() == Some(libc::EALREADY) => Ok(None),
-            Err(e) => Err(Error::io("the module refused the hand-over", &e)),
+            Err(e) => Err(said("the module refused the hand-over", &e)),
         }
     }
 
     /// Makes the module look registered names up again.
     pub fn settle(&self) -> Result<()> {
         crate::sys::settle(self.file.as_fd(), 0)
-            .map_err(|e| Error::io("the module could not look the names up", &e))
+            .map_err(|e| said("the module could not look the names up", &e))
     }
 }
 
@@ -165,12 +167,11 @@ impl Control for Module {
         let mut buf = vec![0; 64 * 1024];
         loop {
             let needed = crate::sys::status(self.file.as_fd(), &mut buf)
-                .map_err(|e| Error::io("cannot read the module's status", &e))?;
+                .map_err(|e| said("cannot read the module's status", &e))?;
             let needed = usize::try_from(needed).unwrap_or(usize::MAX);
             if needed <= buf.len() {
                 buf.truncate(needed);
-                return parse_status(&buf)
-                    .ok_or_else(|| Error::other("the module's status is not understood"));
+                return parse_status(&buf);
             }
             if needed > ioctl::STATUS_MAX {
                 return Err(Error::other("the module's status is too long"));
@@ -182,7 +183,7 @@ impl Control for Module {
 
     fn end_raw(&self) -> Result<()> {
         crate::sys::settle(self.file.as_fd(), ioctl::SETTLE_RAW)
-            .map_err(|e| Error::io("the module could not end raw sessions", &e))
+            .map_err(|e| said("the module could not end raw sessions", &e))
     }
 
     fn restore_begin(&self, name: &[u8]) -> Result<Watch> {
@@ -194,19 +195,42 @@ impl Control for Module {
                 Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTBLK) => {
                     Ok(Watch { flags: 0, tail: NO_ID })
                 }
-                _ => Err(Error::io("the module refused the restore", &e)),
+                _ => Err(said("the module refused the restore", &e)),
             },
         }
     }
 
-    fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<()> {
-        crate::sys::restore(self.file.as_fd(), phase, name).map(drop)
+    fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<u64> {
+        crate::sys::restore(self.file.as_fd(), phase, name).map(|r| r.flags)
     }
 }
 
 /// The error for everything that needs the module when it is not loaded.
 pub fn not_loaded() -> Error {
     crate::kernels::System::default().not_loaded()
+}
+
+/// The error for what the module and this program do not both know.
+fn another_version() -> Error {
+    let mut e = Error::other("the module that runs is older than this program, or newer")
+        .hint("run 'bdsnap reload', or restart the machine");
+    e.errno = Some(libc::EPROTONOSUPPORT);
+    e
+}
+
+/// Whether this is the error of a module that is older or newer than this
+/// program, in a way that matters.
+pub fn is_another_version(e: &Error) -> bool {
+    e.errno == Some(libc::EPROTONOSUPPORT)
+}
+
+/// What the module's refusal means: no such request, no such version, a request
+/// with something that it does not know; else what it says about `what`.
+pub(crate) fn said(what: impl std::fmt::Display, e: &io::Error) -> Error {
+    match e.raw_os_error() {
+        Some(libc::ENOTTY | libc::EPROTONOSUPPORT | libc::E2BIG) => another_version(),
+        _ => Error::io(what, e),
+    }
 }
 
 impl ModuleStatus {
@@ -224,25 +248,41 @@ impl ModuleStatus {
     }
 }
 
-/// Takes a status apart; `None` if it contradicts itself.
-fn parse_status(bytes: &[u8]) -> Option<ModuleStatus> {
-    let head = crate::sys::status_head(bytes)?;
-    if head.version != ioctl::ABI_VERSION || (head.head_len as usize) < size_of::<StatusHead>() {
+/// Takes a status apart. Its structures may be shorter or longer than ours.
+fn parse_status(bytes: &[u8]) -> Result<ModuleStatus> {
+    if word(bytes, 0).is_some_and(|version| version != ioctl::ABI_VERSION as usize) {
+        return Err(another_version());
+    }
+    take_apart(bytes).ok_or_else(|| Error::other("the module's status is not understood"))
+}
+
+/// `None` if it contradicts itself.
+fn take_apart(bytes: &[u8]) -> Option<ModuleStatus> {
+    let (head, mut rest) =
+        bytes.split_at_checked(word(bytes, offset_of!(StatusHead, head_len))?)?;
+    if head.len() < offset_of!(StatusHead, load_id) {
         return None;
     }
-    let mut rest = bytes.get(head.head_len as usize..)?;
+    let head = crate::sys::status_head(head);
     let mut entries = Vec::new();
     for _ in 0..head.registrations {
-        let entry = crate::sys::status_entry(rest)?;
-        if (entry.len as usize) < size_of::<Entry>() {
+        let (entry, behind) = rest.split_at_checked(word(rest, offset_of!(Entry, len))?)?;
+        if entry.len() < offset_of!(Entry, flags) {
             return None;
         }
-        rest = rest.get(entry.len as usize..)?;
+        let entry = crate::sys::status_entry(entry);
+        rest = behind;
         let name = take_padded(&mut rest, u64::from(entry.name_len))?;
         let dir = take_padded(&mut rest, entry.dir_len)?;
         entries.push(Registration { entry, name, dir });
     }
     Some(ModuleStatus { head, entries })
+}
+
+/// A number of four bytes at this place.
+fn word(bytes: &[u8], at: usize) -> Option<usize> {
+    let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
+    usize::try_from(u32::from_ne_bytes(bytes)).ok()
 }
 
 /// Takes a field of `len` bytes, filled up to a multiple of eight.
@@ -257,6 +297,10 @@ fn take_padded(rest: &mut &[u8], len: u64) -> Option<Vec<u8>> {
 fn control_error(e: &io::Error, activate: bool, name: &[u8]) -> Error {
     let verb = if activate { "activate" } else { "deactivate" };
     let name = crate::text::escape(name);
+    let about_module = said("", e);
+    if is_another_version(&about_module) {
+        return about_module;
+    }
     let (cause, hint) = match e.raw_os_error() {
         Some(libc::EPERM) => (
             "not permitted",
@@ -303,25 +347,101 @@ mod tests {
 
     #[test]
     fn status_that_contradicts_itself_is_refused() {
-        assert!(parse_status(&[]).is_none());
+        assert!(parse_status(&[]).is_err());
         let mut bytes = vec![0; size_of::<StatusHead>()];
-        assert!(parse_status(&bytes).is_none(), "version");
+        assert!(is_another_version(&parse_status(&bytes).err().unwrap()), "version");
         bytes[0] = 1;
-        assert!(parse_status(&bytes).is_none(), "head_len");
+        assert!(parse_status(&bytes).is_err(), "head_len");
         let head_len = size_of::<StatusHead>() as u32;
+        bytes[4..8].copy_from_slice(&(head_len + 1).to_le_bytes());
+        assert!(!is_another_version(&parse_status(&bytes).err().unwrap()), "head_len");
         bytes[4..8].copy_from_slice(&head_len.to_le_bytes());
-        assert!(parse_status(&bytes).is_some());
-        let registrations = std::mem::offset_of!(StatusHead, registrations);
-        bytes[registrations] = 1;
-        assert!(parse_status(&bytes).is_none(), "no entry");
+        assert!(parse_status(&bytes).is_ok());
+        bytes[offset_of!(StatusHead, registrations)] = 1;
+        assert!(parse_status(&bytes).is_err(), "no entry");
         let mut entry = vec![0; size_of::<Entry>()];
-        entry[0] = size_of::<Entry>() as u8;
         entry[4] = 8;
+        for len in [0, 7, 255] {
+            entry[0] = len;
+            assert!(parse_status(&[&bytes[..], &entry, b"/dev/vdb"].concat()).is_err(), "{len}");
+        }
+        entry[0] = size_of::<Entry>() as u8;
         bytes.extend(&entry);
-        assert!(parse_status(&bytes).is_none(), "no name");
+        assert!(parse_status(&bytes).is_err(), "no name");
         bytes.extend(b"/dev/vdb");
         let status = parse_status(&bytes).unwrap();
         assert_eq!(status.entries[0].name, b"/dev/vdb");
         assert!(status.entries[0].dir.is_empty());
+    }
+
+    /// A status of a module whose structures have other lengths: all bytes that
+    /// we do not know are 0xee.
+    fn of_module(head_len: usize, entry_len: usize) -> Vec<u8> {
+        let mut head = vec![0xee; head_len];
+        let known = head.len().min(size_of::<StatusHead>());
+        head[..known].fill(0);
+        head[..4].copy_from_slice(&ioctl::ABI_VERSION.to_ne_bytes());
+        head[4..8].copy_from_slice(&(head_len as u32).to_ne_bytes());
+        head[offset_of!(StatusHead, registrations)] = 2;
+        head[offset_of!(StatusHead, load_id)..][..16].fill(0x77);
+        let mut out = head;
+        for name in [&b"/dev/vdb"[..], b"/dev/vdcc"] {
+            let mut entry = vec![0xee; entry_len];
+            let known = entry.len().min(size_of::<Entry>());
+            entry[..known].fill(0x11);
+            entry[..4].copy_from_slice(&(entry_len as u32).to_ne_bytes());
+            entry[4..8].copy_from_slice(&(name.len() as u32).to_ne_bytes());
+            if let Some(dir_len) = entry.get_mut(offset_of!(Entry, dir_len)..) {
+                dir_len[..8].copy_from_slice(&3u64.to_ne_bytes());
+            }
+            out.extend(entry);
+            out.extend(name);
+            out.resize(out.len().next_multiple_of(8), 0);
+            if entry_len > offset_of!(Entry, dir_len) {
+                out.extend(b"dir\0\0\0\0\0");
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn status_of_an_older_and_of_a_newer_module() {
+        let (head, entry) = (size_of::<StatusHead>(), size_of::<Entry>());
+        let store_len = offset_of!(StatusHead, store_len);
+        for head_len in [offset_of!(StatusHead, sessions), store_len, head, head + 8, 4 * head] {
+            // 168: before `unseen_bytes`.
+            for entry_len in [8, 16, offset_of!(Entry, claims), 168, entry, entry + 8, 5 * entry] {
+                let status = parse_status(&of_module(head_len, entry_len)).unwrap();
+                let what = format!("{head_len}, {entry_len}");
+                assert_eq!(status.head.load_id, [0x77; 16], "{what}");
+                assert_eq!(status.head.store_len, 0, "{what}");
+                let names: Vec<_> = status.entries.iter().map(|r| &r.name[..]).collect();
+                assert_eq!(names, [&b"/dev/vdb"[..], b"/dev/vdcc"], "{what}");
+                for r in &status.entries {
+                    let (ones, e) = (0x1111_1111_1111_1111, &r.entry);
+                    assert_eq!(e.flags, if entry_len >= 16 { ones } else { 0 }, "{what}");
+                    assert_eq!(e.claims, if entry_len >= 168 { ones } else { 0 }, "{what}");
+                    assert_eq!(r.dir, if entry_len >= 168 { &b"dir"[..] } else { b"" }, "{what}");
+                    let told = entry_len >= entry;
+                    assert_eq!(e.unseen_bytes, if told { ones } else { u64::MAX }, "{what}");
+                }
+            }
+        }
+        let mut other = of_module(head, entry);
+        other[0] = 2;
+        assert!(is_another_version(&parse_status(&other).err().unwrap()));
+    }
+
+    #[test]
+    fn a_refusal_of_another_version_is_told_from_others() {
+        for errno in [libc::ENOTTY, libc::EPROTONOSUPPORT, libc::E2BIG] {
+            let e = io::Error::from_raw_os_error(errno);
+            for e in [said("x", &e), control_error(&e, true, b"/dev/vdb")] {
+                assert!(is_another_version(&e) && e.hint.unwrap().contains("bdsnap reload"));
+            }
+        }
+        let e = control_error(&io::Error::from_raw_os_error(libc::EINVAL), true, b"/dev/vdb");
+        assert!(!is_another_version(&e) && e.message.contains("not a device"), "{e}");
+        assert!(!is_another_version(&said("x", &io::Error::from_raw_os_error(libc::EBUSY))));
     }
 }

@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use bdsnap_abi::ioctl::{
-    Control, Entry, HandOver, Restore, Simple, StatusHead, StatusRequest, IOC_ACTIVATE,
-    IOC_DEACTIVATE, IOC_HAND_OVER, IOC_RESTORE, IOC_SETTLE, IOC_STATUS,
+    known_to_both, Control, Entry, HandOver, Restore, Simple, StatusHead, StatusRequest,
+    IOC_ACTIVATE, IOC_DEACTIVATE, IOC_HAND_OVER, IOC_RESTORE, IOC_SETTLE, IOC_STATUS,
 };
 
 // From <linux/fs.h>: _IO(0x12, nr), and _IOR(0x12, 114, size_t).
@@ -150,21 +150,38 @@ pub(crate) fn status(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<u64> {
     Ok(arg.needed)
 }
 
-/// The head of a status, if `bytes` are long enough.
-pub(crate) fn status_head(bytes: &[u8]) -> Option<StatusHead> {
-    (bytes.len() >= size_of::<StatusHead>()).then(|| {
-        // SAFETY: The length was checked; the structure is `repr(C)`, made
-        // of integers only, so any bytes are a value of it.
-        unsafe { bytes.as_ptr().cast::<StatusHead>().read_unaligned() }
-    })
+/// A structure of a status.
+///
+/// # Safety
+///
+/// `repr(C)`, made of integers only, without padding: any bytes are a value of
+/// it, and all of its bytes are initialised.
+unsafe trait Answer: Copy {}
+// SAFETY: So it is; `ioctl.rs` asserts the size.
+unsafe impl Answer for StatusHead {}
+// SAFETY: As above.
+unsafe impl Answer for Entry {}
+
+/// `value` with `bytes` laid over it, as far as both go.
+fn overlaid<T: Answer>(mut value: T, bytes: &[u8]) -> T {
+    let ptr = (&raw mut value).cast::<u8>();
+    // SAFETY: These are the bytes of `value`, which nobody else uses; by the
+    // contract of `Answer` they are initialised and may become any others.
+    let own = unsafe { std::slice::from_raw_parts_mut(ptr, size_of::<T>()) };
+    let n = known_to_both(own.len(), bytes.len());
+    own[..n].copy_from_slice(&bytes[..n]);
+    value
 }
 
-/// An entry of a status, if `bytes` are long enough.
-pub(crate) fn status_entry(bytes: &[u8]) -> Option<Entry> {
-    (bytes.len() >= size_of::<Entry>()).then(|| {
-        // SAFETY: As in `status_head`.
-        unsafe { bytes.as_ptr().cast::<Entry>().read_unaligned() }
-    })
+/// The head of a status: all of it that the module has, be it an older or a
+/// newer one.
+pub(crate) fn status_head(bytes: &[u8]) -> StatusHead {
+    overlaid(StatusHead::default(), bytes)
+}
+
+/// An entry of a status, in the same way.
+pub(crate) fn status_entry(bytes: &[u8]) -> Entry {
+    overlaid(Entry::unsaid(), bytes)
 }
 
 /// The module's own system calls: `number(name, password)`.

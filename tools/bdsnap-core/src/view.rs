@@ -28,7 +28,7 @@ use crate::chain::{self, Chain, Selector};
 use crate::device::{device_error, Matcher, Opened, Purpose, Target, What};
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
-use crate::module::{Control, ModuleStatus, Registration};
+use crate::module::{self, Control, ModuleStatus, Registration};
 use crate::plan::{self, Extent, Source};
 use crate::restore::Accept;
 use crate::session::{Restorable, Session};
@@ -156,7 +156,7 @@ impl View {
                     let name = target.path.as_os_str().as_bytes();
                     let watch = m.restore_begin(name)?;
                     m.restore_over(RESTORE_ABORT, name)
-                        .map_err(|e| Error::io("telling the module", &e))?;
+                        .map_err(|e| module::said("telling the module", &e))?;
                     Some(watch)
                 }
                 None => None,

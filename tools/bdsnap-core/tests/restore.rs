@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bdsnap_abi::format::{Durability, Gap, Id, Kind as SessionKind, State, NO_ID};
 use bdsnap_abi::ioctl::{
-    Entry, StatusHead, ENTRY_RECORDING, RESTORE_ABORT, RESTORE_END, RESTORE_REGISTERED,
-    RESTORE_WATCHED, RESTORE_WRITE, RESTORE_WRITTEN,
+    Entry, StatusHead, ENTRY_RECORDING, RESTORE_ABORT, RESTORE_END, RESTORE_OTHERS,
+    RESTORE_REGISTERED, RESTORE_UNSEEN, RESTORE_WATCHED, RESTORE_WRITE, RESTORE_WRITTEN,
 };
 use bdsnap_core::chain::Selector;
 use bdsnap_core::device::{Purpose, Target};
@@ -40,6 +40,10 @@ struct World {
     phases: RefCell<Vec<u32>>,
     /// Somebody else writes before the restore does.
     meddled: Cell<bool>,
+    /// Somebody else writes while the restore does.
+    others: Cell<bool>,
+    /// The disk's statistics count more than the module has seen.
+    unseen: Cell<bool>,
     before: RefCell<Vec<u8>>,
 }
 
@@ -72,12 +76,14 @@ impl Control for Fake {
         Ok(Watch {
             flags: flag(self.world.registered, RESTORE_REGISTERED)
                 | flag(self.world.watched.get(), RESTORE_WATCHED)
-                | flag(self.world.written.get(), RESTORE_WRITTEN),
+                | flag(self.world.written.get(), RESTORE_WRITTEN)
+                | flag(self.world.unseen.get(), RESTORE_UNSEEN),
             tail: self.world.tail.get(),
         })
     }
 
-    fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<()> {
+    fn restore_over(&self, phase: u32, name: &[u8]) -> io::Result<u64> {
+        let others = self.world.others.get();
         self.world.phases.borrow_mut().push(phase);
         match phase {
             // EBUSY
@@ -89,8 +95,9 @@ impl Control for Fake {
                 let tail = self.store.tail(name).unwrap().unwrap();
                 assert_eq!(tail.load_id, LOAD);
                 self.world.tail.set(tail.session_id);
-                self.world.written.set(false);
+                self.world.written.set(others);
                 self.world.watched.set(true);
+                self.world.unseen.set(false);
             }
             RESTORE_ABORT => {
                 if fs::read(&self.image).unwrap() != *self.world.before.borrow() {
@@ -99,7 +106,8 @@ impl Control for Fake {
             }
             other => panic!("phase {other}"),
         }
-        Ok(())
+        let over = phase == RESTORE_END || phase == RESTORE_ABORT;
+        Ok(if over && others { RESTORE_REGISTERED | RESTORE_OTHERS } else { RESTORE_REGISTERED })
     }
 }
 
@@ -209,6 +217,88 @@ fn somebody_else_writes_meanwhile() {
     assert_eq!(*world.phases.borrow(), [RESTORE_WRITE, RESTORE_ABORT], "not vouched for");
     let tail = lab.store.tail(lab.image.as_os_str().as_encoded_bytes()).unwrap().unwrap();
     assert_eq!(tail.load_id, NO_ID);
+}
+
+/// The lines of the history.
+fn history(lab: &Lab) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(lab.store.path().join(".bdsnap-history")).unwrap_or_default();
+    text.lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+#[test]
+fn others_that_write_while_it_writes() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), 1 << 20);
+    let (a, first) = recorded(&mut lab, 0, 50_000, 2);
+    let world = watched(&lab);
+    let image = lab.image.display().to_string();
+    for undo in [true, false] {
+        world.others.set(true);
+        let accept = Accept { gap: !undo, ..Accept::default() };
+        let how = How { undo, accept, ..How::default() };
+        let outcome = restore(&lab, &world, name(&a), &how).unwrap();
+        assert_eq!(outcome.others_wrote, [&*image], "undo {undo}");
+        assert!(!outcome.partial);
+        assert!(lab.content() == first);
+        let line = history(&lab).pop().unwrap();
+        assert_eq!(
+            (&line["result"], &line["others_wrote"][0]),
+            (&"done".into(), &image.clone().into())
+        );
+        // What they wrote is of no session.
+        world.others.set(false);
+        let e = restore(&lab, &world, Selector::Undo, &How::default()).unwrap_err();
+        assert!(e.kind == Kind::Refused && e.message.contains("gap"), "{e}");
+        if !undo {
+            continue;
+        }
+        let how = How { accept: Accept { gap: true, ..Accept::default() }, ..How::default() };
+        let outcome = restore(&lab, &world, Selector::Undo, &how).unwrap();
+        assert!(outcome.others_wrote.is_empty());
+        assert_eq!(history(&lab).pop().unwrap()["others_wrote"], serde_json::json!([]));
+    }
+}
+
+#[test]
+fn others_that_write_while_it_fails() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), 4 << 20);
+    let (a, _) = recorded(&mut lab, 0, 3 << 20, 2);
+    let world = watched(&lab);
+    world.others.set(true);
+    let progress = &Spoil { phase: "check", file: lab.image.clone(), at: 4096 };
+    let e = restore(&lab, &world, name(&a), &How { progress, ..How::default() }).unwrap_err();
+    assert!(e.message.contains("does not hold what was written"), "{e}");
+    assert!(e.message.contains("disk.img meanwhile"), "{e}");
+    let line = history(&lab).pop().unwrap();
+    assert_eq!(
+        (&line["result"], line["others_wrote"].as_array().unwrap().len()),
+        (&"failed".into(), 1)
+    );
+}
+
+#[test]
+fn what_the_statistics_cannot_vouch_for_is_a_gap() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), 20 * CHUNK);
+    let (a, first) = recorded(&mut lab, 0, 50_000, 2);
+    let now = lab.content();
+    let world = watched(&lab);
+    world.unseen.set(true);
+    let e = restore(&lab, &world, name(&a), &How::default()).unwrap_err();
+    assert_eq!(e.kind, Kind::Refused);
+    assert!(e.message.contains("the disk's statistics cannot vouch"), "{e}");
+    assert!(e.hint.unwrap().contains("--accept-gap"));
+    assert!(lab.content() == now);
+    let how = How { accept: Accept { gap: true, ..Accept::default() }, ..How::default() };
+    restore(&lab, &world, name(&a), &how).unwrap();
+    assert!(lab.content() == first);
+    let items = lab.store.items().unwrap();
+    let gap = items.iter().find_map(|i| match i {
+        Item::Session(s) if s.header.kind == SessionKind::Undo => Some(s.header.gap_before),
+        _ => None,
+    });
+    assert_eq!(gap, Some(Gap::Unknown));
 }
 
 #[test]
@@ -393,6 +483,8 @@ enum End {
     Closed,
     CutStrict,
     CutAsync,
+    /// Cut after it was tainted.
+    CutTainted,
     Broken,
 }
 
@@ -407,6 +499,7 @@ fn event() -> impl Strategy<Value = Event> {
         8 => Just(End::Closed),
         2 => Just(End::CutStrict),
         1 => Just(End::CutAsync),
+        1 => Just(End::CutTainted),
         1 => Just(End::Broken),
     ];
     let session = (
@@ -458,6 +551,9 @@ proptest! {
                         if i % 2 == 1 {
                             r.commit();
                         }
+                        if i == 0 && end == End::CutTainted {
+                            r.taint();
+                        }
                     }
                     if end == End::Broken {
                         // The last run is what was lost.
@@ -469,9 +565,9 @@ proptest! {
                     let dir = match end {
                         End::Closed => r.end(State::Closed),
                         End::Broken => r.end(State::Broken),
-                        End::CutStrict | End::CutAsync => r.cut(),
+                        End::CutStrict | End::CutAsync | End::CutTainted => r.cut(),
                     };
-                    let lossy = matches!(end, End::CutAsync | End::Broken);
+                    let lossy = matches!(end, End::CutAsync | End::CutTainted | End::Broken);
                     known.push(Known { dir, past, gap: gap != Gap::None, lossy, lost: false });
                     (gap, written) = (Gap::None, false);
                 }

@@ -154,8 +154,8 @@ impl Control for Shared {
         Ok(Watch { flags: RESTORE_REGISTERED | RESTORE_WATCHED, tail: NO_ID })
     }
 
-    fn restore_over(&self, _: u32, _: &[u8]) -> std::io::Result<()> {
-        Ok(())
+    fn restore_over(&self, _: u32, _: &[u8]) -> std::io::Result<u64> {
+        Ok(0)
     }
 
     fn end_raw(&self) -> Result<()> {

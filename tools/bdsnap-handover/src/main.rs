@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use bdsnap_abi::ioctl::DEVICE_NODE;
 use bdsnap_core::config::{Config, DEFAULT_DIR};
-use bdsnap_core::kernels::System;
 use bdsnap_core::module::{Control, Module};
 use bdsnap_core::settings::Settings;
 use bdsnap_core::store::Store;
@@ -153,9 +152,6 @@ fn run(args: &Args) -> Result<(), Error> {
         if let Err(e) = Store::init(&store) {
             say(&format!("bdsnap-handover: {e}"), true);
         }
-    }
-    if let Err(e) = System::default().note_loaded() {
-        say(&format!("bdsnap-handover: {e}"), false);
     }
     let secret = secret.as_ref().map_or(&[][..], |s| s.as_slice());
     let secret = secret.strip_suffix(b"\n").unwrap_or(secret);

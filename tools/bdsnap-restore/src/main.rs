@@ -28,7 +28,8 @@ use serde_json::json;
 ///
 /// Every session from the newest back to SESSION is taken back. All of them
 /// are checked before the first byte is written, and what will be overwritten
-/// is saved as a session of its own, so that '--undo' brings it back.
+/// is saved as a session of its own, so that '--undo' brings it back. If others
+/// write to the device meanwhile, that is said, and the exit status is 6.
 #[derive(Debug, Parser)]
 #[command(name = "bdsnap-restore", version, after_help = bdsnap_cli::EXIT_HELP, max_term_width = 98)]
 struct Cli {
@@ -165,7 +166,21 @@ fn run(cli: &Cli) -> Result<Done, Error> {
     } else if !quiet {
         bdsnap_cli::print(&report(cli, &outcome))?;
     }
-    Ok(if outcome.partial { Done::with(Kind::Incomplete) } else { Done::OK })
+    if !outcome.others_wrote.is_empty() {
+        bdsnap_cli::complain(&format!("bdsnap-restore: {}", others(&outcome)));
+    }
+    let whole = !outcome.partial && outcome.others_wrote.is_empty();
+    Ok(if whole { Done::OK } else { Done::with(Kind::Incomplete) })
+}
+
+/// That others wrote as well, in words.
+fn others(outcome: &Outcome) -> String {
+    let names: Vec<String> = outcome.others_wrote.iter().map(|n| escaped(n)).collect();
+    format!(
+        "others wrote to {} while it was restored: what they wrote is in the result, or was \
+         overwritten",
+        names.join(", ")
+    )
 }
 
 /// Which session: as given, or chosen on a terminal.
@@ -364,10 +379,17 @@ fn report(cli: &Cli, outcome: &Outcome) -> String {
     }
     let mut out = if outcome.bytes_written == 0 {
         format!("Done     nothing to write{partial}\n")
-    } else {
+    } else if outcome.others_wrote.is_empty() {
         format!(
             "Done     {} written, flushed, read back and equal{partial}\n",
             text::size(outcome.bytes_written)
+        )
+    } else {
+        format!(
+            "Done     {} written and flushed{partial}, but the result is not only what was \
+             written\nOthers   {}\n",
+            text::size(outcome.bytes_written),
+            others(outcome)
         )
     };
     if !outcome.undo_sessions.is_empty() {
@@ -385,8 +407,26 @@ fn report(cli: &Cli, outcome: &Outcome) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn options_are_consistent() {
-        <super::Cli as clap::CommandFactory>::command().debug_assert();
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn others_that_wrote_are_told_of() {
+        let cli = Cli::parse_from(["bdsnap-restore", "/dev/vdb", "latest"]);
+        let mut outcome = Outcome {
+            bytes_written: 4096,
+            undo_sessions: vec!["vdb_20261120T235959Z".into()],
+            ..Outcome::default()
+        };
+        let said = report(&cli, &outcome);
+        assert!(said.contains("read back and equal") && !said.contains("thers"), "{said}");
+        outcome.others_wrote = vec!["/dev/v\x1bdb".into(), "/dev/vdc".into()];
+        let said = report(&cli, &outcome);
+        assert!(said.contains("others wrote to /dev/v\\u{1b}db, /dev/vdc while"), "{said}");
+        assert!(!said.contains("equal") && said.contains("Undo "), "{said}");
     }
 }

@@ -143,7 +143,7 @@ struct Passwd {
 
 #[derive(Debug, clap::Args)]
 struct Reload {
-    /// Also if registrations that are not in /etc/bdsnap/devices are lost
+    /// Also if registrations that are not in /etc/bdsnap/devices are lost, or cannot be asked for
     #[arg(long)]
     forget: bool,
 }
@@ -184,7 +184,7 @@ struct Status {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Fail (exit status 1) if anything is broken or unprotected
+    /// Fail (exit status 1) if anything is broken or unprotected, or the module is not the installed one
     #[arg(long)]
     check: bool,
     /// One line only: module, registrations, running sessions, last failure

@@ -18,6 +18,7 @@ use crate::chain::Break;
 use crate::device::device_error;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
+use crate::module::said;
 use crate::progress::{Progress, Stop};
 use crate::store::Store;
 use crate::text;
@@ -50,7 +51,7 @@ impl Prepared<'_> {
             None => {
                 if self.members.iter().all(|m| m.batches.is_empty()) {
                     self.give_up_others(&self.sessions())?;
-                    return Ok(Outcome { bytes_written: 0, undo_sessions: Vec::new(), partial });
+                    return Ok(Outcome { partial, ..Outcome::default() });
                 }
                 // What is right already keeps its chain as it is.
                 self.members.retain(|m| !m.batches.is_empty());
@@ -62,6 +63,12 @@ impl Prepared<'_> {
             self.write(progress, stop, &mut written).and_then(|()| self.check(progress, stop));
         let settled = self.settle(&journal.record);
         progress.step("settled");
+        let others_wrote: Vec<String> = self
+            .members
+            .iter()
+            .filter(|m| m.guard.others)
+            .map(|m| text::lossy(m.target.path.as_os_str().as_encoded_bytes()))
+            .collect();
         let undo_sessions: Vec<String> = journal
             .record
             .devices
@@ -81,6 +88,7 @@ impl Prepared<'_> {
             undo_sessions: undo_sessions.clone(),
             accepted: self.plan.accepted.clone(),
             partial,
+            others_wrote: others_wrote.clone(),
             uid,
             login_uid,
         };
@@ -91,7 +99,7 @@ impl Prepared<'_> {
                 self.give_up_others(&journal.record.sessions)?;
                 journal.remove()?;
                 settled?;
-                Ok(Outcome { bytes_written: written, undo_sessions, partial })
+                Ok(Outcome { bytes_written: written, undo_sessions, partial, others_wrote })
             }
             Err(mut e) => {
                 line.result = if e.kind == Kind::Interrupted { "interrupted" } else { "failed" };
@@ -108,6 +116,11 @@ impl Prepared<'_> {
                     text::size(written),
                     text::size(self.plan.bytes_to_write)
                 );
+                if !others_wrote.is_empty() {
+                    let names: Vec<String> =
+                        others_wrote.iter().map(|n| text::escape(n.as_bytes())).collect();
+                    e.message += &format!("; others wrote to {} meanwhile", names.join(", "));
+                }
                 for also in [settled.err(), remembered.err()].into_iter().flatten() {
                     e.message = format!("{}; {also}", e.message);
                 }
@@ -401,7 +414,7 @@ impl Member {
     fn settle(&mut self, store: &Store, undo: Option<&Undo>) -> Result<()> {
         if undo.is_none() || self.guard.spoiled.get() {
             // The tail says "unknown" already, and so must the module.
-            return self.guard.over(RESTORE_ABORT).map_err(|e| Error::io("telling the module", &e));
+            return self.guard.over(RESTORE_ABORT).map_err(|e| said("telling the module", &e));
         }
         let head = self.head()?;
         let mut samples = Vec::new();
@@ -421,7 +434,7 @@ impl Member {
         }
         self.guard
             .over(RESTORE_END)
-            .map_err(|e| Error::io("the restore is complete, but the module could not be told", &e))
+            .map_err(|e| said("the restore is complete, but the module could not be told", &e))
     }
 
     fn set_tail(

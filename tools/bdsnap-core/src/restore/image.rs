@@ -38,7 +38,7 @@ impl Prepared<'_> {
             Output::File => into_file(member, path, progress, stop)?,
         };
         let partial = self.plan.partial;
-        Ok(Outcome { bytes_written, undo_sessions: Vec::new(), partial })
+        Ok(Outcome { bytes_written, partial, ..Outcome::default() })
     }
 }
 

@@ -362,6 +362,8 @@ pub struct Line {
     pub accepted: Vec<&'static str>,
     /// The result is not the whole past.
     pub partial: bool,
+    /// The devices to which others wrote meanwhile.
+    pub others_wrote: Vec<String>,
     /// User of the process.
     pub uid: u32,
     /// User who logged in, where the kernel knows.

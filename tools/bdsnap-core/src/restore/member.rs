@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 
 use bdsnap_abi::format::{Header, Id, NO_ID, RUN_MAX};
-use bdsnap_abi::ioctl::{RESTORE_ABORT, RESTORE_REGISTERED, RESTORE_WRITE};
+use bdsnap_abi::ioctl::{RESTORE_ABORT, RESTORE_OTHERS, RESTORE_REGISTERED, RESTORE_WRITE};
 
 use super::ahead::ReadAhead;
 use super::choose::Choice;
@@ -17,7 +17,7 @@ use crate::chain::Break;
 use crate::dats::Dats;
 use crate::device::{device_error, Opened, Target};
 use crate::error::{Error, Kind, Result};
-use crate::module::{Control, ModuleStatus, Watch};
+use crate::module::{self, Control, ModuleStatus, Watch};
 use crate::plan::{self, Extent, Source};
 use crate::progress::{Progress, Stop};
 use crate::session::Session;
@@ -66,6 +66,8 @@ pub(super) struct Guard {
     watch: Option<Watch>,
     /// Somebody else has written: nothing may be vouched for.
     pub(super) spoiled: std::cell::Cell<bool>,
+    /// Others wrote while the restore wrote, as the module said at its end.
+    pub(super) others: bool,
     /// The module's load, if it watches the device.
     pub(super) load_id: Id,
 }
@@ -87,7 +89,8 @@ impl Guard {
             Some(s) if registered => s.head.load_id,
             _ => NO_ID,
         };
-        Ok(Self { module, name, watch, spoiled: std::cell::Cell::new(false), load_id })
+        let spoiled = std::cell::Cell::new(false);
+        Ok(Self { module, name, watch, spoiled, others: false, load_id })
     }
 
     /// What the module said about the device.
@@ -98,22 +101,23 @@ impl Guard {
     /// Before the first write: fails if somebody else has written meanwhile.
     pub(super) fn write(&self) -> Result<()> {
         let Some(module) = &self.module else { return Ok(()) };
-        module.restore_over(RESTORE_WRITE, &self.name).map_err(|e| {
+        module.restore_over(RESTORE_WRITE, &self.name).map(drop).map_err(|e| {
             self.spoiled.set(true);
             if e.raw_os_error() == Some(libc::EBUSY) {
                 Error::refused("somebody else has written to the device since it was looked at")
                     .hint("find out who has it open, and try again")
             } else {
-                Error::io("the module refused the restore", &e)
+                module::said("the module refused the restore", &e)
             }
         })
     }
 
     pub(super) fn over(&mut self, phase: u32) -> io::Result<()> {
-        match self.module.take() {
-            Some(m) => m.restore_over(phase, &self.name),
-            None => Ok(()),
+        if let Some(module) = self.module.take() {
+            let flags = module.restore_over(phase, &self.name)?;
+            self.others = flags & RESTORE_OTHERS != 0;
         }
+        Ok(())
     }
 }
 

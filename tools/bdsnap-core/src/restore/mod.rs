@@ -169,7 +169,7 @@ pub struct Plan {
 }
 
 /// What a restore has done.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
     /// Bytes written.
     pub bytes_written: u64,
@@ -177,6 +177,8 @@ pub struct Outcome {
     pub undo_sessions: Vec<String>,
     /// The result is not the whole past.
     pub partial: bool,
+    /// The devices to which others wrote while the restore wrote.
+    pub others_wrote: Vec<String>,
 }
 
 /// A restore that was planned and can be done.

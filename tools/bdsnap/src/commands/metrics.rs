@@ -8,10 +8,11 @@ use std::path::Path;
 
 use bdsnap_abi::format::State;
 use bdsnap_abi::ioctl::{
-    ENTRY_PRESENT, ENTRY_RECORDING, ENTRY_REFUSED, ENTRY_UNPROTECTED, ENTRY_WRITTEN,
+    ENTRY_PRESENT, ENTRY_RECORDING, ENTRY_REFUSED, ENTRY_UNPROTECTED, ENTRY_UNSEEN, ENTRY_WRITTEN,
 };
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::error::errno_text;
+use bdsnap_core::kernels::System;
 use bdsnap_core::module::{Control, Module, ModuleStatus};
 use bdsnap_core::store::{Item, Store};
 use bdsnap_core::trash::{Op, Trash};
@@ -60,6 +61,11 @@ fn stored(common: &Common, module: Option<&ModuleStatus>) -> Result<Stored, Erro
         entry.1 += bytes;
     }
     Ok(out)
+}
+
+/// What `--check` complains about.
+fn problems(status: &ModuleStatus) -> Vec<String> {
+    super::status::problems(status, System::default().is_outdated())
 }
 
 /// A label's value.
@@ -135,13 +141,16 @@ fn of_module(m: &mut Metrics, status: &ModuleStatus) {
     }
     let flag = |f: u64, mask: u64| u64::from(f & mask != 0);
     type Of<'a> = &'a dyn Fn(&bdsnap_abi::ioctl::Entry) -> u64;
-    let per_device: [(&str, &str, Of<'_>); 6] = [
+    let per_device: [(&str, &str, Of<'_>); 7] = [
         ("device_present", "The device is there", &|e| flag(e.flags, ENTRY_PRESENT)),
         ("device_recording", "A session is recording", &|e| flag(e.flags, ENTRY_RECORDING)),
         ("device_unprotected", "It is not protected until it is mounted anew", &|e| {
             flag(e.flags, ENTRY_UNPROTECTED | ENTRY_REFUSED)
         }),
         ("device_written", "It was written outside a session", &|e| flag(e.flags, ENTRY_WRITTEN)),
+        ("device_unseen", "Its disk's statistics show writes past bdsnap", &|e| {
+            flag(e.flags, ENTRY_UNSEEN)
+        }),
         ("device_broken", "Its last session is broken or tainted", &|e| {
             u64::from(e.state == State::Broken as u32 || e.state == State::Tainted as u32)
         }),
@@ -195,7 +204,7 @@ pub(crate) fn prometheus(common: &Common, to: &Path) -> Result<Done, Error> {
     m.one("module_loaded", "gauge", "The kernel module is loaded", u64::from(status.is_some()));
     m.one("store_present", "gauge", "The store is there", u64::from(stored.is_some()));
     if let Some(status) = &status {
-        let problems = super::status::problems(status).len() as u64;
+        let problems = problems(status).len() as u64;
         m.one("problems", "gauge", "What 'bdsnap status --check' complains of", problems);
         of_module(&mut m, status);
     }
@@ -217,7 +226,7 @@ pub(crate) fn line(check: bool) -> Result<Done, Error> {
         return Ok(Done::with(Kind::NotFound));
     };
     let h = &status.head;
-    let problems = super::status::problems(&status);
+    let problems = problems(&status);
     let last =
         status.entries.iter().filter(|r| r.entry.broken_ns != 0).max_by_key(|r| r.entry.broken_ns);
     let failure = match last {

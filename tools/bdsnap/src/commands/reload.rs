@@ -12,7 +12,7 @@ use bdsnap_abi::ioctl::ENTRY_RECORDING;
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::config::{Config, DEFAULT_DIR};
 use bdsnap_core::kernels::System;
-use bdsnap_core::module::{Control, Module, ModuleStatus};
+use bdsnap_core::module::{is_another_version, Control, Module, ModuleStatus};
 use bdsnap_core::{text, Error, Kind};
 
 use crate::Reload;
@@ -20,10 +20,22 @@ use crate::Reload;
 pub(crate) fn run(common: &Common, args: &Reload) -> Result<Done, Error> {
     let system = System::default();
     if let Some(module) = Module::open()? {
-        let status = module.status()?;
+        let status = module.status();
         // An open control device keeps the module.
         drop(module);
-        may_go(&status, args.forget)?;
+        match status {
+            Ok(status) => may_go(&status, args.forget)?,
+            // This is what a reload is for. A session that is recording keeps the module.
+            Err(e) if is_another_version(&e) && args.forget => {}
+            Err(e) if is_another_version(&e) => {
+                return Err(Error::refused(format!(
+                    "{}: what is registered is not known",
+                    e.message
+                ))
+                .hint("--forget lets go what is not in /etc/bdsnap/devices"));
+            }
+            Err(e) => return Err(e),
+        }
         if system.module(&system.running()).is_none() {
             // Then the loaded one is better than none.
             return Err(Error::refused("the loaded module is kept, for there is no other")

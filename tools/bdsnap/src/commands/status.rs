@@ -6,9 +6,9 @@ use std::fmt::Write;
 
 use bdsnap_abi::format::{Gap, State};
 use bdsnap_abi::ioctl::{
-    Entry, StatusHead, ENTRY_IMAGE, ENTRY_PRESENT, ENTRY_RAW, ENTRY_RECORDING, ENTRY_REFUSED,
-    ENTRY_RESTORING, ENTRY_UNPROTECTED, ENTRY_WRITTEN, LIVE_KINDS, MODULE_HOOKS, MODULE_SEALED,
-    MODULE_SECRET, MODULE_SYSCALLS,
+    Entry, StatusHead, ENTRY_IMAGE, ENTRY_OTHERS, ENTRY_PRESENT, ENTRY_RAW, ENTRY_RECORDING,
+    ENTRY_REFUSED, ENTRY_RESTORING, ENTRY_UNPROTECTED, ENTRY_UNSEEN, ENTRY_WRITTEN, LIVE_KINDS,
+    MODULE_HOOKS, MODULE_SEALED, MODULE_SECRET, MODULE_SYSCALLS,
 };
 use bdsnap_cli::{Common, Done};
 use bdsnap_core::device::{Matcher, Target};
@@ -36,18 +36,15 @@ pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
             return Err(Error::not_found(format!("{} is not registered", text::path(device))));
         }
     }
-    let mut problems = problems(&status);
     let outdated = System::default().is_outdated();
-    if outdated {
-        problems.push(OUTDATED.into());
-    }
+    let problems = problems(&status, outdated);
     if args.json {
-        bdsnap_cli::print_json(&document(&status, &problems))?;
+        bdsnap_cli::print_json(&document(&status, outdated, &problems))?;
     } else if !common.quiet {
         let whole = args.device.is_none();
         bdsnap_cli::print(&people(&status, whole))?;
         if whole {
-            bdsnap_cli::print(&kernels(outdated))?;
+            bdsnap_cli::print(&kernels(outdated == Some(true)))?;
         }
     }
     if args.check && !problems.is_empty() {
@@ -60,7 +57,8 @@ pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
 }
 
 const OUTDATED: &str =
-    "the loaded module is not the installed one: run 'bdsnap reload', or restart the machine";
+    "the module that runs is not the one that is installed, but most likely older: run 'bdsnap \
+     reload', or restart the machine";
 
 /// What is to be said of installed kernels: those that will not protect.
 fn kernels(outdated: bool) -> String {
@@ -98,9 +96,22 @@ fn errno(n: u32) -> String {
     i32::try_from(n).map(errno_text).unwrap_or_else(|_| n.to_string())
 }
 
-/// What `--check` complains about.
-pub(crate) fn problems(status: &ModuleStatus) -> Vec<String> {
+/// What was written past the module.
+fn unseen(entry: &Entry) -> String {
+    match entry.unseen_bytes {
+        u64::MAX => "an unknown number of bytes was written past bdsnap".into(),
+        1 => "1 byte was written past bdsnap".into(),
+        n => format!("{n} bytes were written past bdsnap"),
+    }
+}
+
+/// What `--check` complains about. `outdated`: whether another module than the
+/// one that runs is installed, if that is known.
+pub(crate) fn problems(status: &ModuleStatus, outdated: Option<bool>) -> Vec<String> {
     let mut problems = Vec::new();
+    if outdated == Some(true) {
+        problems.push(OUTDATED.into());
+    }
     let head = &status.head;
     if head.flags & MODULE_SECRET == 0 {
         problems.push("the module was given no password to check against".into());
@@ -127,6 +138,9 @@ pub(crate) fn problems(status: &ModuleStatus) -> Vec<String> {
         } else if e.state == State::Tainted as u32 {
             problems.push(format!("{name}: the session is tainted"));
         }
+        if set(e, ENTRY_UNSEEN) {
+            problems.push(format!("{name}: {}", unseen(e)));
+        }
     }
     problems
 }
@@ -145,7 +159,7 @@ fn discard(n: u32) -> &'static str {
     }
 }
 
-fn document(status: &ModuleStatus, problems: &[String]) -> Value {
+fn document(status: &ModuleStatus, outdated: Option<bool>, problems: &[String]) -> Value {
     let h = &status.head;
     let live: serde_json::Map<String, Value> =
         LIVE_KINDS.iter().zip(h.live).map(|(k, n)| ((*k).to_owned(), json!(n))).collect();
@@ -178,6 +192,7 @@ fn document(status: &ModuleStatus, problems: &[String]) -> Value {
             "durability": durability(h.durability),
             "discard": discard(h.discard),
             "auth_failures": h.auth_failures,
+            "outdated": outdated,
             "live": live,
         },
         "devices": status.entries.iter().map(device).collect::<Vec<_>>(),
@@ -203,6 +218,9 @@ fn device(r: &Registration) -> Value {
         "recording": set(e, ENTRY_RECORDING),
         "raw": set(e, ENTRY_RAW),
         "written": set(e, ENTRY_WRITTEN),
+        "unseen": set(e, ENTRY_UNSEEN),
+        "unseen_bytes": (e.unseen_bytes != u64::MAX).then_some(e.unseen_bytes),
+        "others_wrote": set(e, ENTRY_OTHERS),
         "image": set(e, ENTRY_IMAGE),
         "unprotected": set(e, ENTRY_UNPROTECTED),
         "refused": set(e, ENTRY_REFUSED),
@@ -357,5 +375,70 @@ fn entry(out: &mut String, r: &Registration) -> std::fmt::Result {
     if set(e, ENTRY_WRITTEN) {
         writeln!(out, "  gap        written outside a session since the last one")?;
     }
+    if set(e, ENTRY_OTHERS) {
+        writeln!(out, "  gap        others wrote while the last restore wrote")?;
+    }
+    if set(e, ENTRY_UNSEEN) {
+        writeln!(out, "  UNSEEN     {}, as the disk's statistics say", unseen(e))?;
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(entry: Entry) -> ModuleStatus {
+        let head = StatusHead {
+            flags: MODULE_SECRET | MODULE_HOOKS,
+            registrations: 1,
+            ..Default::default()
+        };
+        let registration = Registration { entry, name: b"/dev/vdb".to_vec(), dir: Vec::new() };
+        ModuleStatus { head, entries: vec![registration] }
+    }
+
+    #[test]
+    fn what_was_written_past_the_module() {
+        let well = status(Entry { unseen_bytes: 0, ..Entry::default() });
+        assert!(problems(&well, Some(false)).is_empty());
+        assert!(!people(&well, true).contains("past bdsnap"));
+        let of = |unseen_bytes| {
+            let entry = Entry { flags: ENTRY_UNSEEN, unseen_bytes, ..Entry::default() };
+            let status = status(entry);
+            let problems = problems(&status, None);
+            assert_eq!(problems.len(), 1);
+            let said = people(&status, true);
+            let device = document(&status, None, &problems)["devices"][0].clone();
+            assert_eq!(device["unseen"], true);
+            assert!(said.contains(problems[0].strip_prefix("/dev/vdb: ").unwrap()), "{said}");
+            (problems[0].clone(), device["unseen_bytes"].clone())
+        };
+        assert_eq!(of(4096), ("/dev/vdb: 4096 bytes were written past bdsnap".into(), json!(4096)));
+        assert_eq!(of(1), ("/dev/vdb: 1 byte was written past bdsnap".into(), json!(1)));
+        let unknown = "/dev/vdb: an unknown number of bytes was written past bdsnap".into();
+        assert_eq!(of(u64::MAX), (unknown, Value::Null));
+    }
+
+    #[test]
+    fn others_that_wrote_during_a_restore() {
+        let status = status(Entry { flags: ENTRY_OTHERS, ..Entry::unsaid() });
+        let problems = problems(&status, None);
+        assert!(problems.is_empty(), "the restore has failed already: {problems:?}");
+        assert!(people(&status, false).contains("others wrote while the last restore wrote"));
+        let document = document(&status, None, &problems);
+        assert_eq!(document["devices"][0]["others_wrote"], true);
+        assert_eq!(document["devices"][0]["unseen_bytes"], Value::Null, "an older module");
+    }
+
+    #[test]
+    fn another_module_is_installed() {
+        let well = status(Entry::unsaid());
+        for (outdated, complains) in [(None, false), (Some(false), false), (Some(true), true)] {
+            let problems = problems(&well, outdated);
+            assert_eq!(problems.len(), usize::from(complains));
+            assert!(problems.iter().all(|p| p.contains("run 'bdsnap reload'")), "{problems:?}");
+            assert_eq!(document(&well, outdated, &problems)["module"]["outdated"], json!(outdated));
+        }
+    }
 }
