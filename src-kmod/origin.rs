@@ -72,7 +72,7 @@ impl Origin {
                 return Ok(open.clone());
             }
         }
-        let open = Arc::new(OpenDisk::at(&session.place)?, GFP_KERNEL)?;
+        let open = Arc::new(OpenDisk::kept_at(&session.place)?, GFP_KERNEL)?;
         self.held.lock().open = Some(open.clone());
         Ok(open)
     }
@@ -140,8 +140,9 @@ impl Origin {
             self.start_close(session);
             let mut held = self.held.lock();
             let closes = held.closing.is_some() || held.busy;
-            // What is still being read for others keeps it open.
-            if !closes && !(held.open.is_some() && held.reading) {
+            // The reader, if it is at work, is about to leave.
+            let closable = held.open.is_some() && held.reading;
+            if !(closes || closable) {
                 return;
             }
             match self.moved.wait_interruptible_timeout(&mut held, left) {

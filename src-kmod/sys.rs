@@ -650,6 +650,13 @@ impl OpenDisk {
 
     /// The disk of a place, if it is there. ENXIO: it is not, or with another medium.
     pub(crate) fn at(place: &Place) -> Result<Self> {
+        // An open by number alone would have some drivers make a disk anew that is gone.
+        sectors_at(place).map_err(|_| ENXIO)?;
+        Self::kept_at(place)
+    }
+
+    /// The same of one that somebody keeps, as by a write that waits.
+    pub(crate) fn kept_at(place: &Place) -> Result<Self> {
         let (open, info) = Self::by_devt(place.major << 20 | place.minor)?;
         // What has the number now may be a partition that was moved; the disk is what counts.
         if open.id() == place.id && (info.partition != 0) == place.partition {
