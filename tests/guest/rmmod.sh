@@ -5,13 +5,13 @@
 
 . "$(dirname "$0")/lib.sh"
 [ $# -gt 0 ] || set -- scsi_debug null_blk zram loop brd
-modprobe sd_mod
 load
 
 settle() { bdsnap settle "$@" || not_ok "settle"; }
 # Of each driver: DRIVER_up loads it, and sets `device`, what is registered, and `writable`, what is written.
 scsi_debug_up() {
 	local i
+	modprobe sd_mod
 	modprobe scsi_debug dev_size_mb=16 delay=0 || die "scsi_debug"
 	for ((i = 0; i < 100; i++)); do
 		device=$(cd /sys/bus/pseudo/drivers/scsi_debug && echo adapter*/host*/target*/*/block/*)
@@ -44,6 +44,7 @@ brd_up() {
 down() { [ "$1" != loop ] || losetup -d "$writable"; }
 # unload NAME DRIVER: it is gone, or, with `busy` set, in use until the session has ended
 unload() {
+	local i
 	down "$2"
 	try rmmod "$2"
 	if [ $code != 0 ] && [ -n "${busy:-}" ] && [[ $out = *"in use"* ]]; then
@@ -52,6 +53,16 @@ unload() {
 		try rmmod "$2"
 	fi
 	is "$1: rmmod $2" "0 gone" "$code $([ -e "/sys/module/$2" ] || echo gone)"
+	# The disk is sd's, though the host goes.
+	if [ "$2" = scsi_debug ]; then
+		try rmmod sd_mod
+		is "$1: rmmod sd_mod" 0 $code
+	fi
+	# The watch looks every half second.
+	for ((i = 0; i < 50; i++)); do
+		[ "$(status devices.0.present "$device")" != false ] || break
+		sleep 0.1
+	done
 	is "$1: $2's disk is not there" false "$(status devices.0.present "$device")"
 	# A driver that did not go has a session of its own.
 	settle --raw
