@@ -161,10 +161,12 @@ part_failing() {
 
 # usual NAME DEVICE [FILE-SYSTEMS'-DEVICE [OTHERS...]]: all that people do to a disk. The OTHERS are written as well.
 usual() {
-	local name=$1 device=$2 holder=${3:-$2} other all
+	local name=$1 device=$2 holder=${3:-$2} other all began gaps
 	all=("$device" "${@:4}")
 	[ "$holder" = "$device" ] || all+=("$holder")
 	copy "$device" "$name.b"
+	# The chain may be older; how it goes on is what counts.
+	began=$(list "sessions.#" "$device")
 	activate "$device" || not_ok "$name: activate"
 	put "$device" 600 16
 	settle
@@ -193,10 +195,12 @@ usual() {
 	is "$name: restore" 0 $code
 	put "$device" 700 16
 	settle
-	is "$name: no gap between $(column kind "$device")" "" "$(column gap_before "$device" | tr ' ' '\n' | grep -vx none)"
+	gaps=$(column gap_before "$device" | cut -d " " -f $((began + 2))-)
+	echo "$name: $(column kind "$device" | cut -d " " -f $((began + 1))-), gaps $gaps"
+	is "$name: no gap between any of these sessions" "" "$(tr " " "\n" <<<"$gaps" | grep -vx none)"
 	try bdsnap status "$device" --check
 	is "$name: nothing to complain of" 0 $code
-	try bdsnap-restore "$device" "$(column name "$device" | cut -d ' ' -f 1)" --yes
+	try bdsnap-restore "$device" "$(list "sessions.$began.name" "$device")" --yes
 	is "$name: restore to the first" 0 $code
 	copy "$device" "$name.a"
 	deactivate "$device"
