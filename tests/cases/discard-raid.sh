@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# tags: full
 # timeout: 600
 #
 # Who above a registered device counts on what a discard does: RAID's parity and mirrors, thin pools, whoever

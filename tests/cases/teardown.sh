@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# tags: full
 # timeout: 600
 #
 # Devices that are taken down right after they were written: the module is in nobody's way, and reads nothing

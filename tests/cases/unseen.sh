@@ -1,5 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
+# tags: full
 # timeout: 600
 #
 # Writes that reach a registered disk past the block layer's front door, which must be told; and all the usual
