@@ -162,7 +162,7 @@ impl Volume {
         // the sooner its session ends, the less of this is unseen.
         let idle_ns =
             if self.image.is_some() { p.raw_idle_ns.min(IMAGE_IDLE_NS) } else { p.raw_idle_ns };
-        if self.wrote.load(Ordering::Relaxed) {
+        if self.wrote.load(Ordering::Relaxed) || self.holds_raw() {
             // In this order: who sees no write must not take an old look for one after it.
             self.looked.store(false, Ordering::Release);
             self.wrote.store(false, Ordering::Release);

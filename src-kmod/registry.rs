@@ -237,6 +237,13 @@ impl Volume {
         self.life.lock().session.clone()
     }
 
+    /// Whether a raw session holds something now. Does not sleep.
+    pub(crate) fn holds_raw(&self) -> bool {
+        let life = self.life.lock();
+        let raw = life.session.as_ref().filter(|s| s.by == By::RawWrite);
+        raw.is_some_and(|s| s.queue.lock().holding() != 0)
+    }
+
     /// Whether it is bound to this disk, whatever its medium.
     pub(crate) fn is_on(&self, id: DiskId) -> bool {
         self.place().is_some_and(|p| p.id.address == id.address)
