@@ -17,15 +17,23 @@ END
 dmsetup mknodes
 device=/dev/mapper/device
 random 96 /dev/vda
-# the_end: ends the raw session; says kind, state and how many MiB more than $1 were saved
+# Only of what is mounted: else nobody keeps a device for what is read ahead. Nearly all of it lies behind the file system.
+mkfs.ext4 -q -b 1024 -O ^has_journal $device 1M || die "mkfs"
+sync
+# the_end: ends the session; says kind, state and how many MiB more than $1 were saved
 the_end() {
-	bdsnap settle --raw || not_ok "settle"
+	umount /mnt || not_ok "umount"
 	echo "$(last state $device) $((($(last saved_bytes $device) - $1 * mib) / mib))"
 }
-# stream FIRST COUNT: MiB, one after the other
-stream() { dd if=/dev/urandom of=$device bs=1M seek="$1" count="$2" oflag=direct conv=notrunc status=none; }
+# write FIRST COUNT: MiB, one after the other; stream: in a session
+write() { dd if=/dev/urandom of=$device bs=1M seek="$1" count="$2" oflag=direct conv=notrunc status=none; }
+stream() {
+	begin
+	write "$1" "$2"
+}
+begin() { mountpoint -q /mnt || mount $device /mnt || not_ok "mount"; }
 
-load raw_idle_s=60 mem_limit_mib=64
+load mem_limit_mib=64
 copy /dev/vda a.before
 activate --durability "$how" $device
 stream 4 3
@@ -43,6 +51,7 @@ read -r state more <<<"$(the_end 20)"
 is "$how: a stream that ends before a bad place" closed "$state"
 atleast "$how: what is beyond it was read (MiB)" 1 "$more"
 # Behind it, mixed with what comes in no order.
+begin
 stream 66 20 &
 writer=$!
 fio --name=mixed --filename=$device --ioengine=libaio --iodepth=8 --direct=1 --rw=randwrite --bsrange=4k-256k --offset=2m --size=60m \
@@ -57,13 +66,14 @@ is "$how: restored" "0 3" "$code $n"
 copy /dev/vda a.after
 
 # Whoever needs it learns that it cannot be had.
+begin
 dd if=/dev/urandom of=$device bs=4k seek=$((64 * 256 + 1)) count=1 oflag=direct conv=notrunc status=none && not_ok "a bad place was written"
-bdsnap settle --raw
+umount /mnt || not_ok "umount"
 is "$how: a write to the bad place" "broken 5" "$(last state $device) $(last errno $device)"
 
 deactivate $device
 rmmod bdsnap || not_ok "rmmod"
-load raw_idle_s=60 read_ahead_kib=0
+load read_ahead_kib=0
 activate --durability "$how" $device
 stream 10 24
 is "$how: switched off" "closed 0" "$(the_end 24)"
@@ -72,7 +82,7 @@ rmmod bdsnap || not_ok "rmmod"
 
 # What nobody needs yet must not be what fills the store.
 free=$(($(stat -f -c '%a * %S' /snapshot) / mib))
-load raw_idle_s=60 min_free_mib=$((free - 60))
+load min_free_mib=$((free - 60))
 activate --durability "$how" $device
 stream 10 1
 sleep 1 # In async it is the writer that finds out.
@@ -82,7 +92,7 @@ deactivate $device
 rmmod bdsnap || not_ok "rmmod"
 
 # Large batches take no page cache, unless it is to take a burst.
-load raw_idle_s=60
+load
 activate --durability "$how" $device
 stream 10 24
 the_end 24
@@ -104,7 +114,7 @@ if [ $how = async ]; then
 	wait $!
 	is "$how: ends while the store hangs" closed "$(last state $device)"
 	deactivate $device
-	stream 50 1
+	write 50 1
 	activate --durability "$how" $device
 	stream 80 1
 	the_end 1
