@@ -17,7 +17,7 @@ use crate::pure::volume::{self, DiskId, Link, Place};
 use crate::registry::{self, Volume};
 use crate::session::{errno_of, Summary};
 use crate::stack;
-use crate::sys::{self, Dir, OpenDisk};
+use crate::sys::{self, Dir, NoIo, OpenDisk};
 use ::core::cell::Cell;
 use ::core::sync::atomic::Ordering;
 use kernel::alloc::allocator::{KVmalloc, Kmalloc};
@@ -350,6 +350,7 @@ fn deactivate(name: &[u8]) -> Result<u64> {
     let _control = core().control.lock();
     let Some(volume) = find(&r) else { return Ok(CONTROL_ALREADY) };
     let mut flags = 0;
+    let _noio = NoIo::enter();
     let turning = volume.turning.lock();
     if volume.change(|state| state.deactivate()) {
         volume.stop_raw();
@@ -429,6 +430,7 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     let r = resolve(&name)?;
     let _control = core().control.lock();
     let Some(volume) = find(&r) else { return Ok(()) };
+    let _noio = NoIo::enter();
     let _turning = volume.turning.lock();
     request.flags |= RESTORE_REGISTERED;
     if request.phase == RESTORE_BEGIN {

@@ -12,7 +12,7 @@ use crate::core_state::core;
 use crate::look;
 use crate::pure::volume::Place;
 use crate::registry::{self, Volume};
-use crate::sys::{self, DiskName, OpenDisk};
+use crate::sys::{self, DiskName, NoIo, OpenDisk};
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 use kernel::sync::Arc;
@@ -91,6 +91,7 @@ pub(crate) fn settle() -> Result {
         if is_present(&volume) || volume.is_claimed() {
             continue;
         }
+        let _noio = NoIo::enter();
         let turning = volume.turning.lock();
         if !is_present(&volume) && !volume.is_claimed() && !volume.state().is_gone() {
             volume.stop_raw();

@@ -37,6 +37,8 @@ struct Held {
     closing: Option<Arc<OpenDisk>>,
     /// The work item has it.
     busy: bool,
+    /// The session is over: it is opened no more.
+    finished: bool,
 }
 
 /// See the module's documentation.
@@ -55,7 +57,7 @@ pub(crate) struct Origin {
 impl Origin {
     /// With a disk that is open.
     pub(crate) fn new(open: Arc<OpenDisk>) -> impl PinInit<Self> {
-        let held = Held { open: Some(open), reading: false, closing: None, busy: false };
+        let held = Held { open: Some(open), reading: false, closing: None, busy: false, finished: false };
         pin_init!(Self {
             held <- new_spinlock!(held, "bdsnap::Origin"),
             moved <- new_condvar!("bdsnap::Origin"),
@@ -71,10 +73,20 @@ impl Origin {
             if let Some(open) = &held.open {
                 return Ok(open.clone());
             }
+            if held.finished {
+                return Err(ENXIO);
+            }
         }
         let open = Arc::new(OpenDisk::kept_at(&session.place)?, GFP_KERNEL)?;
-        self.held.lock().open = Some(open.clone());
-        Ok(open)
+        let other = {
+            let mut held = self.held.lock();
+            if held.open.is_none() {
+                held.open = Some(open.clone());
+            }
+            held.open.clone()
+        };
+        // Not under the lock, and not the last one to close: a look has opened it meanwhile.
+        Ok(other.unwrap_or(open))
     }
 
     /// The reader has nothing more to do for now.
@@ -154,12 +166,19 @@ impl Origin {
 
     /// Closes a disk that was opened for a look at the device, where that holds up nobody.
     pub(crate) fn close_apart(&self, session: &Arc<Session>, open: Arc<OpenDisk>) {
-        {
-            let mut held = self.held.lock();
-            if held.open.is_none() {
-                held.open = Some(open);
-            }
+        let mut held = self.held.lock();
+        if held.closing.is_none() && !held.busy {
+            held.closing = Some(open);
+            drop(held);
+            let _ = core().queues.close.queue().enqueue::<Arc<Session>, 6>(session.clone());
+            return;
         }
+        if held.open.is_none() {
+            held.open = Some(open.clone());
+        }
+        // Not under the lock.
+        drop(held);
+        drop(open);
         self.start_close(session);
     }
 
@@ -170,6 +189,7 @@ impl Origin {
         while held.reading {
             self.moved.wait(&mut held);
         }
+        held.finished = true;
         held.open.take()
     }
 }

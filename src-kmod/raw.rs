@@ -204,7 +204,11 @@ impl WorkItem<1> for Volume {
         if waiting && !this.is_claimed() && this.session().is_none() && this.records_raw() {
             match start(&this) {
                 Ok(()) => {}
-                Err(e) if e == ENXIO => unbind(&this),
+                Err(e) if e == ENXIO => {
+                    // What waits goes on, unsaved.
+                    this.was_written();
+                    unbind(&this);
+                }
                 Err(e) => {
                     this.lapse();
                     pr_err!("no raw session could be started: errno {}\n", -e.to_errno());

@@ -259,9 +259,9 @@ impl Volume {
         self.restorer.store(tgid, Ordering::Release);
     }
 
-    /// Whether its number is one of those that NVMe devices have.
-    fn is_nvme(&self) -> bool {
-        self.place().is_some_and(|place| place.major == kernel::bindings::BLOCK_EXT_MAJOR)
+    /// Something was written outside of sessions.
+    pub(crate) fn was_written(&self) {
+        self.note(WROTE);
     }
 
     fn note(&self, note: u32) {
@@ -388,11 +388,17 @@ struct OnDisk {
 
 struct OnMedium {
     seq: u64,
+    major: u32,
     sectors: Sectors,
     volume: Arc<Volume>,
 }
 
 impl OnMedium {
+    /// Whether its number is one of those that NVMe devices have.
+    fn is_nvme(&self) -> bool {
+        self.major == kernel::bindings::BLOCK_EXT_MAJOR
+    }
+
     /// Somebody has written past the hook. In an RCU read section.
     fn was_written(&self) {
         self.volume.note(WROTE);
@@ -441,9 +447,9 @@ impl Table {
                 table.0[at] = Some(OnDisk { address, passed, volumes: KVec::new() });
             }
             if let Some(on_disk) = table.0[at].as_mut() {
-                let (seq, sectors) = (place.id.seq, place.sectors);
+                let (seq, major, sectors) = (place.id.seq, place.major, place.sectors);
                 let volume = volume.clone();
-                on_disk.volumes.push(OnMedium { seq, sectors, volume }, GFP_KERNEL)?;
+                on_disk.volumes.push(OnMedium { seq, major, sectors, volume }, GFP_KERNEL)?;
             }
         }
         Ok(any.then_some(table))
@@ -552,7 +558,7 @@ pub(crate) fn saw_request(id: DiskId, hidden: bool) {
     read(|table| {
         if hidden {
             let all = table.0.iter().flatten().flat_map(|on_disk| on_disk.volumes.iter());
-            all.filter(|on| on.volume.is_nvme()).for_each(OnMedium::was_written);
+            all.filter(|on| on.is_nvme()).for_each(OnMedium::was_written);
         } else {
             let volumes = table.find(id.address)?.volumes.iter();
             volumes
@@ -581,7 +587,7 @@ pub(crate) unsafe fn find_wait<T>(
     let id = bio.disk()?;
     let on_disk = table.find(id.address)?;
     let sectors = bio.sectors()?;
-    for OnMedium { seq, sectors: range, volume } in on_disk.volumes.iter() {
+    for OnMedium { seq, sectors: range, volume, .. } in on_disk.volumes.iter() {
         if range.intersect(&sectors).is_none() {
             continue;
         }
@@ -666,6 +672,7 @@ fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result
     if same(&before, &now) {
         return Ok(());
     }
+    let _noio = sys::NoIo::enter();
     let turning = volume.turning.lock();
     if volume.is_claimed() || !same(&volume.place(), &before) || volume.state().is_gone() {
         // A mount came meanwhile; it has read the place or will find it so.
@@ -695,6 +702,7 @@ fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result
 
 /// Ends all raw sessions.
 pub(crate) fn stop_raw() -> Result {
+    let _noio = sys::NoIo::enter();
     for volume in all()? {
         let _turning = volume.turning.lock();
         volume.stop_raw();

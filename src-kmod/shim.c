@@ -199,21 +199,25 @@ static void notrace on_request(unsigned long ip, unsigned long parent,
 			       struct ftrace_ops *ops, struct ftrace_regs *fregs)
 {
 	struct request *rq = (struct request *)ftrace_regs_get_argument(fregs, 0);
-	struct gendisk *disk = rq->q->disk;
 	const struct device *host;
+	struct gendisk *disk;
 	bool changes;
 
+	/* Its disk may be going: only a command's queue is kept. */
+	rcu_read_lock();
+	disk = READ_ONCE(rq->q->disk);
 	if (!disk)
-		return;
+		goto out;
 	host = disk_to_dev(disk)->parent;
 	if (blk_rq_is_passthrough(rq) && host && host->bus && !strcmp(host->bus->name, "scsi"))
 		changes = scsi_changes(rq);
 	else
-		changes = op_is_write(rq->cmd_flags);
-	if (!changes)
-		return;
-	rcu_read_lock();
-	bdsnap_saw_request(disk, disk->flags & GENHD_FL_HIDDEN);
+		/* NVMe's own that write zeroes have no data. */
+		changes = op_is_write(rq->cmd_flags) ||
+			  (blk_rq_is_passthrough(rq) && !blk_rq_bytes(rq));
+	if (changes)
+		bdsnap_saw_request(disk, disk->flags & GENHD_FL_HIDDEN);
+out:
 	rcu_read_unlock();
 }
 

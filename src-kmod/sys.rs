@@ -651,7 +651,7 @@ impl OpenDisk {
     /// The disk of a place, if it is there. ENXIO: it is not, or with another medium.
     pub(crate) fn at(place: &Place) -> Result<Self> {
         // An open by number alone would have some drivers make a disk anew that is gone.
-        sectors_at(place).map_err(|_| ENXIO)?;
+        sectors_at(place).map_err(|e| if e == ENOMEM { e } else { ENXIO })?;
         Self::kept_at(place)
     }
 
