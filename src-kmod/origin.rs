@@ -57,7 +57,8 @@ pub(crate) struct Origin {
 impl Origin {
     /// With a disk that is open.
     pub(crate) fn new(open: Arc<OpenDisk>) -> impl PinInit<Self> {
-        let held = Held { open: Some(open), reading: false, closing: None, busy: false, finished: false };
+        let held =
+            Held { open: Some(open), reading: false, closing: None, busy: false, finished: false };
         pin_init!(Self {
             held <- new_spinlock!(held, "bdsnap::Origin"),
             moved <- new_condvar!("bdsnap::Origin"),
