@@ -26,7 +26,7 @@ use kernel::sync::Arc;
 use kernel::workqueue::{impl_has_work, WorkItem};
 
 /// Time without a write after which the raw session of an image ends.
-const IMAGE_IDLE_NS: u64 = 1_000_000_000;
+const IMAGE_IDLE_NS: u64 = 1_500_000_000;
 /// Time without a write after which a raw session's device is looked at, for its end. The watch comes by
 /// twice a second, so that this is over a second after the last write.
 const LOOK_NS: u64 = 300_000_000;
