@@ -74,3 +74,15 @@ guest() {
 	fi
 	is "$name" 0 $status
 }
+
+# pairs LEAST NAME: the guest has left pairs of copies, X.a and X.b in $share, at least so many, equal byte for byte
+pairs() {
+	local file name count=0
+	for file in "$share"/*.a; do
+		[ -e "$file" ] || continue
+		name=$(basename "$file" .a)
+		equal "$2: $name" "$file" "$share/$name.b"
+		count=$((count + 1))
+	done
+	[ $count -ge "$1" ] || not_ok "all pairs: only $count"
+}
