@@ -306,16 +306,14 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     core().self_test.store(code, Ordering::Release);
     let result = tested.and_then(|()| {
         let durability = durability.unwrap_or(core().params.durability);
-        let (image, place) = (&r.image, r.place().copied());
-        let volume = Volume::new(&r.name, copy_of(image)?, durability, place)?;
+        let place = r.found.as_ref().map(|(place, _)| *place);
+        let volume = Volume::new(&r.name, r.image, durability, place)?;
         volume.change(|state| state.set_unprotected(flags & CONTROL_MOUNTED != 0));
         core().registry.lock().add(volume.clone())?;
         // A mount may have come before the hook knew the device, or gone.
-        if let Some(mounted) = is_mounted() {
-            if !volume.is_claimed() {
-                volume.change(|state| state.set_unprotected(mounted));
-            }
-            if mounted && !volume.is_claimed() {
+        if let Some(mounted) = is_mounted().filter(|_| !volume.is_claimed()) {
+            volume.change(|state| state.set_unprotected(mounted));
+            if mounted {
                 flags |= CONTROL_MOUNTED;
             }
         }
@@ -325,13 +323,6 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
         remove_hooks_if_idle();
     }
     result.map(|()| flags)
-}
-
-fn copy_of(bytes: &Option<KVec<u8>>) -> Result<Option<KVec<u8>>> {
-    let Some(bytes) = bytes else { return Ok(None) };
-    let mut copy = KVec::new();
-    copy.extend_from_slice(bytes, GFP_KERNEL)?;
-    Ok(Some(copy))
 }
 
 /// With nothing registered the hooks on bios and claims are not installed. The
