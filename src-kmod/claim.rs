@@ -222,15 +222,15 @@ fn any_unbound(info: &BdevInfo) -> bool {
 }
 
 /// One claim more. The first starts a session. False: it is registered no more.
-fn begin(volume: &Arc<Volume>, disk: &Arc<OpenDisk>, info: &BdevInfo, opening: &Opening) -> bool {
+fn begin(volume: &Arc<Volume>, open: &Arc<OpenDisk>, info: &BdevInfo, opening: &Opening) -> bool {
     if !volume.is_claimed() {
         // What was written raw belongs to what was before. Without the lock,
         // since a write may have to start a session of its own.
-        disk.sync_caches(info.start, info.start.saturating_add(info.sectors));
+        open.disk().sync_caches(info.start, info.start.saturating_add(info.sectors));
     }
     let _noio = NoIo::enter();
     let turning = volume.turning.lock();
-    if volume.image.is_some() && volume.is_claimed() && !volume.is_on(disk.id()) {
+    if volume.image.is_some() && volume.is_claimed() && !volume.is_on(open.disk().id()) {
         pr_warn!("an image is mounted by two loop devices; its session is tainted\n");
         if let Some(session) = volume.session() {
             // The second one is about to write.
@@ -243,12 +243,12 @@ fn begin(volume: &Arc<Volume>, disk: &Arc<OpenDisk>, info: &BdevInfo, opening: &
         Claimed::Another => return true,
         Claimed::Gone => return false,
     }
-    volume.stop_raw();
+    volume.stop_raw(Some(open));
     let moved = match volume.image {
-        Some(_) => rebind(volume, image::place_of(disk)),
+        Some(_) => rebind(volume, image::place_of(open.disk())),
         None => follow(volume, info),
     };
-    match moved.and_then(|()| lifecycle::start(volume, disk.clone(), opening)) {
+    match moved.and_then(|()| lifecycle::start(volume, Some(open.clone()), opening)) {
         Ok(()) => volume.refused.store(0, Ordering::Relaxed),
         Err(e) => {
             volume.refused.store(errno_of(e), Ordering::Relaxed);
@@ -260,8 +260,8 @@ fn begin(volume: &Arc<Volume>, disk: &Arc<OpenDisk>, info: &BdevInfo, opening: &
     // What has come meanwhile is the session's first write; the device's page
     // cache may consist of it, so that it cannot wait for the gate's worker.
     volume.open_gate();
-    disk.sync_caches(info.start, info.start.saturating_add(info.sectors));
-    let _ = disk.flush();
+    open.disk().sync_caches(info.start, info.start.saturating_add(info.sectors));
+    let _ = open.disk().flush();
     true
 }
 
@@ -331,7 +331,7 @@ fn end(volume: &Arc<Volume>) {
     }
     // There is none if it could not be started.
     if let Some(session) = volume.session() {
-        lifecycle::stop(volume, &session);
+        lifecycle::stop(volume, &session, None);
     }
     volume.change(|state| {
         if let Some(since_ns) = state.lapsed_ns() {

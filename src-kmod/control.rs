@@ -277,20 +277,21 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     let mut flags = 0;
     let is_mounted = || {
         let (place, open) = r.found.as_ref()?;
-        Some(open.is_mounted(place.sectors.start, place.sectors.end))
+        Some(open.disk().is_mounted(place.sectors.start, place.sectors.end))
     };
     if let Some((place, open)) = &r.found {
-        open.check_supported()?;
+        open.disk().check_supported()?;
         check_store(place.id, &place.sectors)?;
         if is_mounted() == Some(true) {
             flags |= CONTROL_MOUNTED;
         } else {
             // What was written before is not the first raw session's.
-            open.sync_caches(place.sectors.start, place.sectors.end);
+            open.disk().sync_caches(place.sectors.start, place.sectors.end);
         }
     }
     if let Some(image) = r.image.as_ref().filter(|_| !r.absent) {
-        for disk in crate::image::loops_of(image) {
+        for open in crate::image::loops_of(image) {
+            let disk = open.disk();
             check_store(disk.id(), &Place::WHOLE)?;
             if disk.is_mounted(0, disk.capacity()) {
                 flags |= CONTROL_MOUNTED;
@@ -301,7 +302,7 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
         flags |= CONTROL_ABSENT;
     }
     hook::install()?;
-    let tested = hook::self_test(r.found.as_ref().map(|(_, open)| open));
+    let tested = hook::self_test(r.found.as_ref().map(|(_, open)| open.disk()));
     let code = tested.err().map_or(0, errno_of);
     core().self_test.store(code, Ordering::Release);
     let result = tested.and_then(|()| {
@@ -342,15 +343,18 @@ fn deactivate(name: &[u8]) -> Result<u64> {
     let Some(volume) = find(&r) else { return Ok(CONTROL_ALREADY) };
     let mut flags = 0;
     let _noio = NoIo::enter();
+    let raw = volume.open_raw();
     let turning = volume.turning.lock();
     if volume.change(|state| state.deactivate()) {
-        volume.stop_raw();
+        volume.stop_raw(raw.as_ref());
         core().registry.lock().remove(&volume)?;
     } else {
         flags |= CONTROL_MOUNTED;
     }
     drop(turning);
     volume.open_gate();
+    // It may be a while until those are gone.
+    drop(raw);
     drop(volume);
     remove_hooks_if_idle();
     Ok(flags)
@@ -422,10 +426,11 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     let _control = core().control.lock();
     let Some(volume) = find(&r) else { return Ok(()) };
     let _noio = NoIo::enter();
+    let raw = if request.phase == RESTORE_BEGIN { volume.open_raw() } else { None };
     let _turning = volume.turning.lock();
     request.flags |= RESTORE_REGISTERED;
     if request.phase == RESTORE_BEGIN {
-        volume.stop_raw();
+        volume.stop_raw(raw.as_ref());
         let state = volume.state();
         if state.is_claimed() || volume.is_waited_for() || state.is_restoring() {
             return Err(EBUSY);
@@ -497,7 +502,7 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
 /// See [`lifecycle::witness`]. An image is on no disk of its own.
 fn witness(volume: &Volume, r: &Resolved, hoped: Option<i64>) -> Option<i64> {
     match &r.found {
-        Some((_, open)) => lifecycle::witness(volume, open, hoped),
+        Some((_, open)) => lifecycle::witness(volume, open.disk(), hoped),
         None => volume.image.as_ref().map(|_| 0),
     }
 }
@@ -702,8 +707,8 @@ impl PinnedDrop for ControlDevice {
             // Of a tool that was killed this may be closed before the device: what
             // is in the page cache is still the restore's.
             if let Some((place, Ok(open))) = volume.place().map(|p| (p, OpenDisk::at(&p))) {
-                let extent = place.extent(open.capacity());
-                open.sync_caches(extent.start, extent.end);
+                let extent = place.extent(open.disk().capacity());
+                open.disk().sync_caches(extent.start, extent.end);
             }
             let others = volume.change(|state| state.abandon_restore());
             volume.others_restored.fetch_or(others, Ordering::Relaxed);

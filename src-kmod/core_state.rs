@@ -23,8 +23,6 @@ pub(crate) struct Queues {
     pub(crate) read: WorkQueue,
     pub(crate) write: WorkQueue,
     pub(crate) release: WorkQueue,
-    /// Closes disks, which may write what others have left in their page caches.
-    pub(crate) close: WorkQueue,
     pub(crate) look: WorkQueue,
     /// Starts and ends raw sessions, and so waits for all of them.
     pub(crate) raw: WorkQueue,
@@ -36,7 +34,6 @@ impl Queues {
             read: WorkQueue::new(c"bdsnap_read")?,
             write: WorkQueue::new(c"bdsnap_write")?,
             release: WorkQueue::new(c"bdsnap_release")?,
-            close: WorkQueue::new(c"bdsnap_close")?,
             look: WorkQueue::new(c"bdsnap_look")?,
             raw: WorkQueue::new(c"bdsnap_raw")?,
         })

@@ -15,7 +15,7 @@ use crate::pure::deadline::LOOKS;
 use crate::pure::volume::By;
 use crate::registry::{self, Volume, Wait};
 use crate::session::Session;
-use crate::sys::{self, bio, BioView, HeldBio, Hook, OpenDisk};
+use crate::sys::{self, bio, BioView, Disk, HeldBio, Hook};
 use ::core::ptr::null_mut;
 use ::core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use kernel::bindings;
@@ -280,7 +280,7 @@ impl Drop for SystemCalls {
 
 /// Proves that the hooks fire and that the call-throughs do not loop: a claim
 /// that must fail, and, where a device is there, an empty flush.
-pub(crate) fn self_test(disk: Option<&OpenDisk>) -> Result {
+pub(crate) fn self_test(disk: Option<Disk<'_>>) -> Result {
     if !core().hooks.load(Ordering::Acquire) {
         return Ok(());
     }
@@ -331,12 +331,13 @@ extern "C" fn bdsnap_tick() {
     }
     core().for_each_session(|session| {
         let place = &session.place;
-        let another = session.origin.look(|open| open.is_alive() && open.id() != place.id);
+        let another = session
+            .origin
+            .look(|open| open.disk().is_alive() && open.disk().id() != place.id);
         if session.by == By::Claim && another == Some(true) {
             // What is written now is saved, but it is another medium's.
             session.break_with(errno(bindings::ESTALE), session.geo.on_disk().start);
         }
-        session.origin.close_if_idle(session);
     });
     if core().asleep.load(Ordering::Acquire) {
         return;

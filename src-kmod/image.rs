@@ -12,7 +12,7 @@ use crate::core_state::core;
 use crate::look;
 use crate::pure::volume::Place;
 use crate::registry::{self, Volume};
-use crate::sys::{self, DiskName, NoIo, OpenDisk};
+use crate::sys::{self, Disk, DiskName, NoIo, OpenDisk};
 use kernel::prelude::*;
 use kernel::str::{CStr, CString};
 use kernel::sync::Arc;
@@ -26,16 +26,16 @@ fn loop_attribute(name: &DiskName, attribute: &str, buf: &mut [u8]) -> Result<us
     sys::read_text(&CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?, buf)
 }
 
-pub(crate) fn loop_number(disk: &OpenDisk, attribute: &str) -> Result<u64> {
+pub(crate) fn loop_number(disk: &DiskName, attribute: &str) -> Result<u64> {
     let mut buf = [0; 32];
-    let n = loop_attribute(&disk.name(), attribute, &mut buf)?;
+    let n = loop_attribute(disk, attribute, &mut buf)?;
     let text = ::core::str::from_utf8(&buf[..n]).map_err(|_| EINVAL)?;
     text.parse().map_err(|_| EINVAL)
 }
 
 /// The path of the file that a loop device shows; `None` for other disks.
 pub(crate) fn backing_file(disk: &OpenDisk) -> Result<Option<KVec<u8>>> {
-    file_behind(&disk.name())
+    file_behind(&disk.disk().name())
 }
 
 /// The same by the name of the disk.
@@ -62,7 +62,7 @@ fn loop_device(i: u32) -> Result<(Place, OpenDisk, KVec<u8>)> {
     let n = sys::read_text(&attr, &mut dev)?;
     let (open, _) = OpenDisk::by_devt(sys::devt(&dev[..n])?)?;
     // Before its path: a later change makes it out of date.
-    let place = place_of(&open);
+    let place = place_of(open.disk());
     let path = backing_file(&open)?.ok_or(ENXIO)?;
     Ok((place, open, path))
 }
@@ -92,14 +92,15 @@ pub(crate) fn settle() -> Result {
             continue;
         }
         let _noio = NoIo::enter();
+        let raw = volume.open_raw();
         let turning = volume.turning.lock();
         if !is_present(&volume) && !volume.is_claimed() && !volume.state().is_gone() {
-            volume.stop_raw();
+            volume.stop_raw(raw.as_ref());
             registry::bind(&volume, Some(place))?;
         }
         drop(turning);
-        drop(open);
         volume.open_gate();
+        drop((open, raw));
     }
     Ok(())
 }
@@ -169,14 +170,14 @@ pub(crate) fn find(name: &DiskName) -> Result<Option<Arc<Volume>>> {
 }
 
 /// A whole disk as a place.
-pub(crate) fn place_of(open: &OpenDisk) -> Place {
-    let (major, minor) = open.number();
+pub(crate) fn place_of(disk: Disk<'_>) -> Place {
+    let (major, minor) = disk.number();
     Place {
-        id: open.id(),
+        id: disk.id(),
         sectors: Place::WHOLE,
         major,
         minor,
-        logical_block_size: open.logical_block_size(),
+        logical_block_size: disk.logical_block_size(),
         partition: false,
     }
 }

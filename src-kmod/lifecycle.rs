@@ -14,10 +14,11 @@ use crate::pure::format::{
 };
 use crate::pure::meta::fs_guess;
 use crate::pure::plan::{Chunks, Geometry, Sectors};
-use crate::pure::volume::{self, By, Link};
+use crate::pure::volume::{self, By, Link, Place};
 use crate::registry::{self, Volume};
 use crate::session::{Beginning, Ending, Session};
-use crate::sys::{self, File, ModuleRef, OpenDisk, Page};
+use crate::raw::Pin;
+use crate::sys::{self, Disk, DiskName, File, ModuleRef, OpenDisk, Page};
 use ::core::sync::atomic::Ordering;
 use kernel::bindings::ESTALE;
 use kernel::page::PAGE_SIZE;
@@ -40,6 +41,42 @@ pub(crate) struct Opening {
     pub(crate) group_incomplete: bool,
 }
 
+/// Who has the disk open while we look at it.
+pub(crate) enum Keeper<'a> {
+    /// We have.
+    Own(&'a OpenDisk),
+    /// Whoever waits at the volume's gate, as long as that does: the watch may have it opened at any time.
+    Gate(&'a Volume, Place),
+}
+
+/// A disk, for a look that waits for nothing but it.
+enum Kept<'a> {
+    Own(Disk<'a>),
+    Gate(Pin<'a>),
+}
+
+impl<'a> ::core::ops::Deref for Kept<'a> {
+    type Target = Disk<'a>;
+    fn deref(&self) -> &Disk<'a> {
+        match self {
+            Self::Own(disk) => disk,
+            Self::Gate(pin) => pin.disk(),
+        }
+    }
+}
+
+impl Keeper<'_> {
+    /// ETIMEDOUT if nobody has it open any more.
+    fn disk(&self) -> Result<Kept<'_>> {
+        match self {
+            Self::Own(open) => Ok(Kept::Own(open.disk())),
+            Self::Gate(volume, place) => {
+                volume.pin_gate(place).map(Kept::Gate).ok_or(ETIMEDOUT)
+            }
+        }
+    }
+}
+
 /// Memory for one look at the device's content.
 struct Scratch(KVec<Page>);
 
@@ -55,10 +92,10 @@ impl Scratch {
 }
 
 /// The hash of the device's first bytes, and a guess at what it holds.
-fn look_at_head(disk: &OpenDisk, dev: &Sectors) -> Result<([u8; 32], &'static str)> {
+fn look_at_head(keeper: &Keeper<'_>, dev: &Sectors) -> Result<([u8; 32], &'static str)> {
     let bytes = HEAD_LEN.min(dev.len() * 512) as usize;
     let scratch = Scratch::new(bytes)?;
-    disk.read_sync(dev.start, &scratch.0, bytes)?;
+    keeper.disk()?.read_sync(dev.start, &scratch.0, bytes)?;
     let mut content = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
     sys::copy_from_pages(&scratch.0, &mut content);
     Ok((sys::sha256(&content), fs_guess(&content)))
@@ -66,7 +103,7 @@ fn look_at_head(disk: &OpenDisk, dev: &Sectors) -> Result<([u8; 32], &'static st
 
 /// The checksum of a short range of the device.
 fn look_at(
-    disk: &OpenDisk,
+    keeper: &Keeper<'_>,
     dev: &Sectors,
     sector: u64,
     bytes: u32,
@@ -77,7 +114,7 @@ fn look_at(
     if end > dev.end || bytes % 512 != 0 || bytes as usize > scratch.0.len() * PAGE_SIZE {
         return Err(EINVAL);
     }
-    disk.read_sync(start, &scratch.0, bytes as usize)?;
+    keeper.disk()?.read_sync(start, &scratch.0, bytes as usize)?;
     Ok(sys::crc_pages(&scratch.0, bytes as usize))
 }
 
@@ -90,25 +127,25 @@ fn image_mtime(volume: &Volume) -> u64 {
 ///
 /// The statistics count at the end of each request, we at its beginning. So they are compared when
 /// none is under way.
-pub(crate) fn witness(volume: &Volume, open: &OpenDisk, hoped: Option<i64>) -> Option<i64> {
+pub(crate) fn witness(volume: &Volume, disk: Disk<'_>, hoped: Option<i64>) -> Option<i64> {
     if volume.image.is_some() {
         // It may be on another loop device the next time; its file's time tells.
         return Some(0);
     }
-    if !open.has_requests() {
+    if !disk.has_requests() {
         // All that it gets are bios, and how it counts those differs from driver to driver.
         return Some(0);
     }
     let look = || -> Option<i64> {
-        let before = open.inflight();
-        let written = open.written()?;
-        let passed = registry::passed(open.id())?;
-        let calm = before == 0 && open.inflight() == 0 && open.written()? == written;
+        let before = disk.inflight();
+        let written = disk.written()?;
+        let passed = registry::passed(disk.id())?;
+        let calm = before == 0 && disk.inflight() == 0 && disk.written()? == written;
         calm.then_some(written.wrapping_sub(passed) as i64)
     };
     let mut last = None;
     for _ in 0..WITNESS_LOOKS {
-        open.written()?;
+        disk.written()?;
         let now = look();
         // Some may be on its way between the hook and the request.
         if now.is_some() && (now == hoped || (hoped.is_none() && now == last)) {
@@ -124,35 +161,45 @@ pub(crate) fn witness(volume: &Volume, open: &OpenDisk, hoped: Option<i64>) -> O
 const WITNESS_LOOKS: u32 = 50;
 
 /// Starts a session. When this comes back all that it needs is there, and
-/// writes are held. The caller lets the volume's gate open, and has the disk in use until then: by a
-/// claim, or a write that waits at the gate.
-pub(crate) fn start(volume: &Arc<Volume>, open: Arc<OpenDisk>, opening: &Opening) -> Result {
+/// writes are held. The caller lets the volume's gate open. `own`: the disk, which the session has open from now
+/// on; else it is that of a write that waits at the gate.
+pub(crate) fn start(
+    volume: &Arc<Volume>,
+    own: Option<Arc<OpenDisk>>,
+    opening: &Opening,
+) -> Result {
     let place = volume.place().ok_or(ENODEV)?;
-    if open.id() != place.id {
-        return Err(ENODEV);
-    }
-    let disk = &*open;
-    disk.check_supported()?;
-    let sectors = place.extent(disk.capacity());
+    let keeper = match &own {
+        Some(open) => Keeper::Own(open),
+        None => Keeper::Gate(volume, place),
+    };
+    let (sectors, name) = {
+        let disk = keeper.disk()?;
+        if disk.id() != place.id {
+            return Err(ENODEV);
+        }
+        disk.check_supported()?;
+        (place.extent(disk.capacity()), disk.name())
+    };
     let chunk = core().params.chunk_size.max(place.logical_block_size);
     let geo = Geometry::new(sectors.start, sectors.len(), chunk).ok_or(EINVAL)?;
     // A wrong one would have the image restored to the wrong place.
     let (loop_offset, loop_sizelimit) = match volume.image {
-        Some(_) => loop_window(disk)?,
+        Some(_) => loop_window(&name)?,
         None => (0, 0),
     };
     let module = ModuleRef::get().ok_or(ENODEV)?;
-    let session = Session::new(volume, open.clone(), place, geo, opening, module)?;
+    let session = Session::new(volume, own.clone(), place, geo, opening, module)?;
     // Nothing that was written before may be lost after this in a power cut:
     // it belongs to the state at the start.
-    let _ = disk.flush();
+    let _ = keeper.disk()?.flush();
     core().remember(session.clone())?;
     volume.adopt(session.clone());
     session.kick_writer();
     if !session.opened.wait(core().params.hold_timeout_ms) {
         session.break_with(ETIMEDOUT, sectors.start);
     }
-    let (head_sha256, fs_type) = match look_at_head(disk, &sectors) {
+    let (head_sha256, fs_type) = match look_at_head(&keeper, &sectors) {
         Ok(head) => head,
         Err(e) => {
             session.break_with(e, sectors.start);
@@ -177,7 +224,7 @@ pub(crate) fn start(volume: &Arc<Volume>, open: Arc<OpenDisk>, opening: &Opening
         // What is behind the former end was nobody's.
         same = tail.device_bytes <= geo.bytes()
             && tail.head_sha256 == head_sha256
-            && samples_match(disk, &sectors, tail.samples())
+            && samples_match(&keeper, &sectors, tail.samples())
             && (tail.image_mtime_ns == 0
                 || image_mtime_ns == 0
                 || tail.image_mtime_ns == image_mtime_ns);
@@ -190,7 +237,7 @@ pub(crate) fn start(volume: &Arc<Volume>, open: Arc<OpenDisk>, opening: &Opening
     if place.partition {
         dev_flags |= DEV_PARTITION;
     }
-    let mut inflight = disk.inflight();
+    let mut inflight = keeper.disk().map_or(0, |disk| disk.inflight());
     // From here on writes are held.
     if let Err(e) = volume.arm(&session, opening.by) {
         session.break_with(e, sectors.start);
@@ -202,7 +249,7 @@ pub(crate) fn start(volume: &Arc<Volume>, open: Arc<OpenDisk>, opening: &Opening
         Link::Watched(witness) => witness,
         _ => None,
     };
-    let now = witness(volume, disk, hoped);
+    let now = keeper.disk().ok().and_then(|disk| witness(volume, *disk, hoped));
     *session.witness.lock() = now;
     if let Link::Watched(before) = link {
         let sectors = volume::unseen(before, now);
@@ -227,11 +274,17 @@ pub(crate) fn start(volume: &Arc<Volume>, open: Arc<OpenDisk>, opening: &Opening
             _ => Gap::Written,
         };
     }
-    if open.id() != place.id {
-        // Between the look and the arming.
-        session.break_with(errno(ESTALE), sectors.start);
+    match keeper.disk() {
+        Ok(disk) => {
+            if disk.id() != place.id {
+                // Between the look and the arming.
+                session.break_with(errno(ESTALE), sectors.start);
+            }
+            inflight += disk.inflight();
+        }
+        // What waited has gone, unsaved.
+        Err(e) => session.break_with(e, sectors.start),
     }
-    inflight += disk.inflight();
     if inflight != 0 {
         dev_flags |= RAW_IN_FLIGHT;
     }
@@ -254,15 +307,15 @@ pub(crate) fn start(volume: &Arc<Volume>, open: Arc<OpenDisk>, opening: &Opening
     Ok(())
 }
 
-fn samples_match(disk: &OpenDisk, dev: &Sectors, samples: &[Sample]) -> bool {
+fn samples_match(keeper: &Keeper<'_>, dev: &Sectors, samples: &[Sample]) -> bool {
     let Ok(scratch) = Scratch::new(crate::pure::format::CHUNK_MAX as usize) else { return false };
     samples
         .iter()
-        .all(|s| look_at(disk, dev, s.sector, s.bytes, &scratch).is_ok_and(|crc| crc == s.crc))
+        .all(|s| look_at(keeper, dev, s.sector, s.bytes, &scratch).is_ok_and(|crc| crc == s.crc))
 }
 
 /// Waits a moment for what is in flight, so that it can be seen.
-fn calm_down(disk: &OpenDisk) {
+fn calm_down(disk: Disk<'_>) {
     for _ in 0..50 {
         if disk.inflight() == 0 {
             return;
@@ -273,13 +326,13 @@ fn calm_down(disk: &OpenDisk) {
 
 /// Whether the loop device shows another part of its image than at the start, or
 /// may do so.
-fn has_moved(session: &Session, open: &OpenDisk) -> bool {
-    let now = loop_window(open).ok();
+fn has_moved(session: &Session, disk: Disk<'_>) -> bool {
+    let now = loop_window(&disk.name()).ok();
     (*session.beginning.lock()).is_some_and(|b| Some((b.loop_offset, b.loop_sizelimit)) != now)
 }
 
 /// A loop device's offset and size limit in its image, in bytes.
-fn loop_window(disk: &OpenDisk) -> Result<(u64, u64)> {
+fn loop_window(disk: &DiskName) -> Result<(u64, u64)> {
     Ok((image::loop_number(disk, "offset")?, image::loop_number(disk, "sizelimit")?))
 }
 
@@ -298,39 +351,40 @@ impl Seen {
         session: &Arc<Session>,
         open: &OpenDisk,
     ) -> Result<Self> {
+        let disk = open.disk();
         let dev = session.geo.on_disk();
-        if !open.is_alive() || open.capacity() == 0 {
+        if !disk.is_alive() || disk.capacity() == 0 {
             return Err(ENODEV);
         }
-        if open.id() != session.place.id {
+        if disk.id() != session.place.id {
             session.break_with(errno(ESTALE), dev.start);
             return Err(ENODEV);
         }
-        if volume.image.is_some() && has_moved(session, open) {
+        if volume.image.is_some() && has_moved(session, disk) {
             // The image's sectors were others since then; what was written is not what was saved.
             session.break_with(errno(ESTALE), dev.start);
         }
-        let now = session.place.extent(open.capacity());
+        let now = session.place.extent(disk.capacity());
         if now.len() < dev.len() {
             // What was cut off could not be saved.
             session.break_with(ENXIO, dev.start + now.len());
         }
         if session.by == By::RawWrite {
-            calm_down(open);
+            calm_down(disk);
         }
-        let witness = witness(volume, open, *session.witness.lock());
+        let witness = witness(volume, disk, *session.witness.lock());
         Ok(Self { ending: look_at_end(volume, session, open, now.len())?, witness })
     }
 }
 
-/// Ends a session: nothing is written after it.
-pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
+/// Ends a session: nothing is written after it. `open`: a raw session's disk, see [`Volume::open_raw`].
+pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, open: Option<&OpenDisk>) {
     let dev = session.geo.on_disk();
     let timeout = core().params.hold_timeout_ms;
     if session.by == By::Claim {
         // It has the disk open until its end. Not under a spin lock.
         if let Some(open) = session.origin.borrow() {
-            open.sync_caches(dev.start, dev.end);
+            open.disk().sync_caches(dev.start, dev.end);
         }
     }
     volume.disarm();
@@ -339,7 +393,7 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
         session.break_with(ETIMEDOUT, dev.start);
         session.quiet.wait(AFTER_BREAK_MS);
     }
-    let seen = look_at_all(volume, session);
+    let seen = look_at_all(volume, session, open);
     // Of an image, what its loop device shows since then is none of its business.
     if volume.state().has_another_medium() && volume.image.is_none() {
         session.break_with(errno(ESTALE), dev.start);
@@ -401,21 +455,22 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>) {
 }
 
 /// What there is, if it can be looked at.
-fn look_at_all(volume: &Arc<Volume>, session: &Arc<Session>) -> Option<Seen> {
+fn look_at_all(
+    volume: &Arc<Volume>,
+    session: &Arc<Session>,
+    open: Option<&OpenDisk>,
+) -> Option<Seen> {
     if session.by == By::Claim {
         let open = session.origin.borrow()?;
         return Seen::of(volume, session, &open).ok();
     }
-    // In this order, see `Volume::look`.
-    let wrote = volume.wrote.load(Ordering::Acquire);
-    let looked = volume.looked.load(Ordering::Acquire);
-    if let Some(seen) = session.seen.lock().take().filter(|_| looked && !wrote) {
+    let fresh = volume.has_look();
+    if let Some(seen) = session.seen.lock().take().filter(|_| fresh) {
         return Some(seen);
     }
-    let open = Arc::new(OpenDisk::at(&session.place).ok()?, GFP_KERNEL).ok()?;
-    let seen = Seen::of(volume, session, &open).ok();
-    session.origin.close_apart(session, open);
-    seen
+    // Whoever ends it may have another disk: the image is on another loop device by now.
+    let open = open.filter(|open| open.disk().id().address == session.place.id.address)?;
+    Seen::of(volume, session, open).ok()
 }
 
 /// The session's samples: `crc` reads so many bytes from a sector on.
@@ -479,10 +534,11 @@ fn look_at_end(
     sectors: u64,
 ) -> Result<Ending> {
     let dev = session.geo.on_disk();
-    let (head_sha256, _) = look_at_head(open, &dev)?;
+    let keeper = Keeper::Own(open);
+    let (head_sha256, _) = look_at_head(&keeper, &dev)?;
     let scratch = Scratch::new(session.geo.chunk_bytes() as usize)?;
     let samples =
-        samples_of(session, |sector, bytes| look_at(open, &dev, sector, bytes, &scratch))?;
+        samples_of(session, |sector, bytes| look_at(&keeper, &dev, sector, bytes, &scratch))?;
     Ok(Ending {
         head_sha256,
         samples,

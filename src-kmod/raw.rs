@@ -8,6 +8,11 @@
 //! `raw_idle_s` without a write. What the next session will compare the device with is looked up
 //! soon after the last write: then the disk need not be opened at the end.
 //!
+//! Opening and closing a disk takes its lock, and who has that may wait for a write that waits at the gate, or
+//! is held. So whoever those need opens nothing: a session is started through the disk of a bio at the
+//! gate, which is *pinned* there meanwhile. A look at the end opens the disk in a work item
+//! of its own, before it takes `turning`, and closes it after.
+//!
 //! No bio is left at a gate: whoever puts one there queues the worker, a claim
 //! that starts a session opens the gate itself, and the watch has it opened
 //! when the time limit is over. Then writes pass for a while, as foreign ones.
@@ -16,10 +21,10 @@ use crate::core_state::core;
 use crate::hook;
 use crate::lifecycle::{self, Opening, Seen};
 use crate::live::{self, Kind as Live, Token};
-use crate::pure::volume::By;
+use crate::pure::volume::{By, Place};
 use crate::registry::{self, Volume};
-use crate::session::{weight, HELD_MAX};
-use crate::sys::{self, BioList, HeldBio, NoIo, OpenDisk};
+use crate::session::{weight, Session, HELD_MAX};
+use crate::sys::{self, BioList, Disk, HeldBio, NoIo, OpenDisk};
 use ::core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -40,12 +45,34 @@ pub(crate) struct Gate {
     bytes: u64,
     /// When the first of them came, by `now_awake_ns`.
     since_ns: u64,
+    /// Who uses the disk that they keep open; they don't go meanwhile.
+    pins: u32,
+}
+
+/// The disk of a bio at a volume's gate, which stays there as long as this lives. So that is for short, with
+/// nothing to wait for but the disk.
+pub(crate) struct Pin<'a> {
+    disk: Disk<'a>,
+    volume: &'a Volume,
+}
+
+impl<'a> Pin<'a> {
+    pub(crate) fn disk(&self) -> &Disk<'a> {
+        &self.disk
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.volume.gate.lock().pins -= 1;
+        self.volume.gate_moved.notify_all();
+    }
 }
 
 impl Gate {
     /// With nobody there.
     pub(crate) fn new() -> Self {
-        Self { bios: BioList::new(), count: 0, bytes: 0, since_ns: 0 }
+        Self { bios: BioList::new(), count: 0, bytes: 0, since_ns: 0, pins: 0 }
     }
 
     fn is_crowded(&self) -> bool {
@@ -56,6 +83,7 @@ impl Gate {
 impl_has_work! {
     impl HasWork<Self, 1> for Volume { self.turn_work }
     impl HasWork<Self, 2> for Volume { self.open_work }
+    impl HasWork<Self, 3> for Volume { self.end_work }
 }
 
 impl Volume {
@@ -97,11 +125,24 @@ impl Volume {
         Ok(())
     }
 
+    /// The disk of those that wait at the gate; `None` if nobody does, or for another one.
+    pub(crate) fn pin_gate(&self, place: &Place) -> Option<Pin<'_>> {
+        let mut gate = self.gate.lock();
+        // SAFETY: It is used for as long as the pin lives, and so long they are not let go. What is read
+        // through it has ended then.
+        let disk = unsafe { gate.bios.lend(place.id.address) }?;
+        gate.pins += 1;
+        Some(Pin { disk, volume: self })
+    }
+
     /// Sends all that wait on to where they belong now: to the session if one
     /// has been started, else to the device.
     pub(crate) fn open_gate(&self) {
         let mut bios = BioList::new();
         let mut gate = self.gate.lock();
+        while gate.pins != 0 {
+            self.gate_moved.wait(&mut gate);
+        }
         bios.append(&mut gate.bios);
         live::add(Live::Bios, -(gate.count as i64));
         gate.count = 0;
@@ -132,14 +173,39 @@ impl Volume {
     pub(crate) fn end_raw(self: &Arc<Self>) {
         if self.state().is_raw() {
             self.raw_over.store(true, Ordering::Release);
-            self.turn();
+            self.turn_end();
         }
     }
 
-    /// Ends a raw session, if one runs. The caller has the `turning` lock.
-    pub(crate) fn stop_raw(self: &Arc<Self>) {
-        let Some(raw) = self.session().filter(|s| s.by == By::RawWrite) else { return };
-        lifecycle::stop(self, &raw);
+    fn turn_end(self: &Arc<Self>) {
+        let _ = core().queues.raw.queue().enqueue::<Arc<Self>, 3>(self.clone());
+    }
+
+    fn raw(&self) -> Option<Arc<Session>> {
+        self.session().filter(|s| s.by == By::RawWrite)
+    }
+
+    /// Whether the device has been looked at since the last write.
+    pub(crate) fn has_look(&self) -> bool {
+        // In this order, see `Volume::look`.
+        let wrote = self.wrote.load(Ordering::Acquire);
+        self.looked.load(Ordering::Acquire) && !wrote
+    }
+
+    /// Opens the disk of the raw session, if one runs and its end needs that: for [`Volume::stop_raw`]. Not for
+    /// whoever has `turning`, and not to be closed by that either.
+    pub(crate) fn open_raw(&self) -> Option<OpenDisk> {
+        let raw = self.raw().filter(|_| !self.has_look())?;
+        // Nothing if it is gone.
+        OpenDisk::at(&raw.place).ok()
+    }
+
+    /// Ends a raw session, if one runs. The caller has the `turning` lock. `open`: its disk, if it is needed and
+    /// could be had.
+    pub(crate) fn stop_raw(self: &Arc<Self>, open: Option<&OpenDisk>) {
+        if let Some(raw) = self.raw() {
+            lifecycle::stop(self, &raw, open);
+        }
     }
 
     /// A look of the watch. In an RCU read section: queues work, no more.
@@ -173,7 +239,7 @@ impl Volume {
             if quiet_ns >= idle_ns || self.state().has_another_medium() {
                 self.end_raw();
             } else if quiet_ns >= LOOK_NS && !self.looked.load(Ordering::Relaxed) {
-                self.turn();
+                self.turn_end();
             }
         }
         let limit_ns = p.raw_idle_ns.max(LAPSE_NS);
@@ -195,12 +261,8 @@ impl WorkItem<1> for Volume {
         let _live = Token::new(Live::Works);
         let _noio = NoIo::enter();
         let turning = this.turning.lock();
-        if this.raw_over.swap(false, Ordering::AcqRel) {
-            this.stop_raw();
-        } else {
-            look_for_end(&this);
-        }
         let waiting = this.is_waited_for();
+        let mut strangers = false;
         if waiting && !this.is_claimed() && this.session().is_none() && this.records_raw() {
             match start(&this) {
                 Ok(()) => {}
@@ -209,6 +271,8 @@ impl WorkItem<1> for Volume {
                     this.was_written();
                     unbind(&this);
                 }
+                // For another place, which it was at before.
+                Err(e) if e == EAGAIN => strangers = true,
                 Err(e) => {
                     this.lapse();
                     pr_err!("no raw session could be started: errno {}\n", -e.to_errno());
@@ -217,15 +281,11 @@ impl WorkItem<1> for Volume {
         }
         // They must not come back to the gate for ever.
         let bound = this.place().is_some();
-        if waiting && bound && !this.is_recording() && this.records_raw() {
+        if waiting && bound && !strangers && !this.is_recording() && this.records_raw() {
             this.lapse();
         }
         drop(turning);
         this.open_gate();
-        // Nobody may have come there.
-        if let Some(raw) = this.session() {
-            raw.origin.close_if_idle(&raw);
-        }
     }
 }
 
@@ -243,20 +303,43 @@ fn unbind(volume: &Arc<Volume>) {
     }
 }
 
+impl WorkItem<3> for Volume {
+    type Pointer = Arc<Volume>;
+
+    /// The end of a raw session, or a look for it.
+    fn run(this: Arc<Volume>) {
+        let _live = Token::new(Live::Works);
+        let _noio = NoIo::enter();
+        let over = this.raw_over.swap(false, Ordering::AcqRel);
+        let fresh = this.has_look();
+        // Whoever wants to take the disk away right now is told that it is busy.
+        let open = this.open_raw();
+        let turning = this.turning.lock();
+        if !over {
+            if let Some(open) = &open {
+                look_for_end(&this, open);
+            }
+        } else if fresh && !this.has_look() {
+            // There was a write meanwhile. Once more, with the disk.
+            this.end_raw();
+        } else {
+            this.stop_raw(open.as_ref());
+        }
+        // It is closed without.
+        drop(turning);
+    }
+}
+
 /// Looks at what a raw session has left, while nobody writes.
-fn look_for_end(volume: &Arc<Volume>) {
-    let Some(raw) = volume.session().filter(|s| s.by == By::RawWrite) else { return };
+fn look_for_end(volume: &Arc<Volume>, open: &OpenDisk) {
+    let Some(raw) = volume.raw() else { return };
     let quiet = || !volume.wrote.load(Ordering::Acquire) && raw.queue.lock().holding() == 0;
     if volume.looked.load(Ordering::Relaxed) || !quiet() || raw.is_broken() {
         return;
     }
     *raw.seen.lock() = None;
     volume.looked.store(true, Ordering::Release);
-    // Whoever wants to take the disk away right now is told that it is busy.
-    let open = OpenDisk::at(&raw.place).and_then(|open| Ok(Arc::new(open, GFP_KERNEL)?));
-    let Ok(open) = open else { return };
-    let seen = Seen::of(volume, &raw, &open);
-    raw.origin.close_apart(&raw, open);
+    let seen = Seen::of(volume, &raw, open);
     // Else a write came meanwhile; there will be another look.
     if quiet() {
         *raw.seen.lock() = seen.ok();
@@ -275,12 +358,10 @@ impl WorkItem<2> for Volume {
     }
 }
 
-/// ENXIO: another medium is there.
+/// ENXIO: another medium is there. EAGAIN: nobody waits for it here any more.
 fn start(volume: &Arc<Volume>) -> Result {
     let place = volume.place().ok_or(ENODEV)?;
-    // Only as long as the first write waits does its writer keep the disk for us.
-    let open = OpenDisk::at(&place)?;
-    if !open.has(&place) {
+    if !volume.pin_gate(&place).ok_or(EAGAIN)?.disk().has(&place) {
         return Err(ENXIO);
     }
     // One whose store hangs still has its memory: not another one beside it.
@@ -292,5 +373,5 @@ fn start(volume: &Arc<Volume>) -> Result {
     volume.last_write_ns.store(sys::now_awake_ns(), Ordering::Relaxed);
     volume.looked.store(false, Ordering::Relaxed);
     let opening = Opening { by: By::RawWrite, holder: 0, group_id: None, group_incomplete: false };
-    lifecycle::start(volume, Arc::new(open, GFP_KERNEL)?, &opening)
+    lifecycle::start(volume, None, &opening)
 }

@@ -9,7 +9,8 @@ use crate::pure::ahead::Stream;
 use crate::pure::format::Durability;
 use crate::pure::plan::{Chunks, Sectors};
 use crate::session::{Session, Slice, READ, READING};
-use crate::sys::{self, HeldBio, NoIo, Page};
+use crate::pure::volume::By;
+use crate::sys::{self, Disk, HeldBio, NoIo, OpenDisk, Page};
 use ::core::sync::atomic::{AtomicU32, Ordering};
 use kernel::ffi::{c_int, c_void};
 use kernel::page::PAGE_SIZE;
@@ -26,13 +27,15 @@ impl WorkItem<1> for Session {
     fn run(this: Arc<Session>) {
         let _live = Token::new(Kind::Works);
         let _noio = NoIo::enter();
+        let own = this.origin.enter();
         loop {
-            while let Some(Todo { sectors, taints }) = next_current(&this) {
+            while let Some(Todo { sectors, taints, lent }) = next_current(&this) {
                 if taints {
                     // Before it goes. Whoever waits for the writer is the reader, as ever.
                     this.taint();
                 }
-                if let Err((error, sector)) = save(&this, &sectors) {
+                let disk = own.as_deref().map(OpenDisk::disk).or(lent);
+                if let Err((error, sector)) = save(&this, disk, &sectors) {
                     this.fail(error, sector);
                 }
                 if this.queue.lock().hang() {
@@ -40,26 +43,32 @@ impl WorkItem<1> for Session {
                 }
                 // Behind it, so that it need not wait for that.
                 if let Some(chunks) = this.geo.touched(&sectors) {
-                    read_ahead(&this, |stream| stream.write(&chunks));
+                    read_ahead(&this, own.as_deref(), |stream| stream.write(&chunks));
                 }
             }
             let Some(end) = this.take_passed() else { break };
-            read_ahead(&this, |stream| stream.pass(end));
+            read_ahead(&this, own.as_deref(), |stream| stream.pass(end));
         }
-        this.origin.leave(&this);
+        drop(own);
+        this.origin.leave();
     }
 }
 
 /// What is to be done before the current bio goes.
-struct Todo {
+struct Todo<'a> {
     /// What has to be saved.
     sectors: Sectors,
     /// The store has to say that it overwrites what is not.
     taints: bool,
+    /// Its disk, which it keeps for what is read for it, in a raw session.
+    lent: Option<Disk<'a>>,
 }
 
-/// Makes the next bio that came the current one.
-fn next_current(this: &Arc<Session>) -> Option<Todo> {
+/// Makes the next bio that came the current one. What is lent with it may be used until [`Queue::hang`]:
+/// before, the queue lets no bio go.
+///
+/// [`Queue::hang`]: crate::pure::queue::Queue::hang
+fn next_current<'a>(this: &Arc<Session>) -> Option<Todo<'a>> {
     const NOTHING: Sectors = Sectors { start: 0, end: 0 };
     let mut q = this.queue.lock();
     let bio = q.next_incoming()?;
@@ -71,18 +80,22 @@ fn next_current(this: &Arc<Session>) -> Option<Todo> {
     if taints || this.absorbs(&view) {
         sectors = NOTHING;
     }
+    // SAFETY: The reader uses it until it has told the queue that it does so no more, and before, that
+    // lets no bio of a raw session go. Its reads use it until they have ended, and the queue lets none go before
+    // that either. The submitter of a bio that has not gone has its disk open.
+    let lent = (this.by == By::RawWrite).then(|| unsafe { bio.lend() }).flatten();
     let divisible = matches!(op, sys::OP_WRITE_ZEROES | sys::OP_DISCARD | sys::OP_SECURE_ERASE);
     if divisible && sectors.len() > u64::from(PART_SECTORS) {
         // Cut the lock for the allocation; meanwhile the bio is nobody's.
         drop(q);
-        return Some(Todo { sectors: split(this, bio), taints: false });
+        return Some(Todo { sectors: split(this, bio), taints: false, lent });
     }
     if !q.set_current(bio) {
         drop(q);
         this.kick_releaser();
-        return Some(Todo { sectors: NOTHING, taints: false });
+        return Some(Todo { sectors: NOTHING, taints: false, lent });
     }
-    Some(Todo { sectors, taints })
+    Some(Todo { sectors, taints, lent })
 }
 
 /// Makes the front of a large bio the current one, and returns its sectors.
@@ -111,12 +124,17 @@ fn split(this: &Arc<Session>, mut bio: HeldBio) -> Sectors {
 
 /// Starts reads of all chunks in `sectors` that have no slice yet. The error
 /// comes with the (disk's) sector that could not be saved.
-fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
+fn save(
+    this: &Arc<Session>,
+    disk: Option<Disk<'_>>,
+    sectors: &Sectors,
+) -> Result<(), (Error, u64)> {
     let Some(chunks) = this.geo.touched(sectors) else { return Ok(()) };
     let mut at = chunks.start;
     while let Some(run) = this.unsaved_run(at, chunks.end, true) {
         let sector = this.geo.sectors_of(&run).start;
-        match read_run(this, run, true) {
+        let Some(disk) = disk else { return Err((ENXIO, sector)) };
+        match read_run(this, disk, run, true) {
             // What is on its way to the store comes back as memory.
             Err(e) if e == ENOMEM && core().budget.wait_for_own(this) => {}
             Ok(Some(taken)) => at = run.start + taken,
@@ -129,7 +147,8 @@ fn save(this: &Arc<Session>, sectors: &Sectors) -> Result<(), (Error, u64)> {
 
 /// The stream is told of what is being written: if that goes on with it, reads what comes
 /// next. Whatever goes wrong is no harm.
-fn read_ahead(this: &Arc<Session>, tell: impl FnOnce(&mut Stream)) {
+fn read_ahead(this: &Arc<Session>, own: Option<&OpenDisk>, tell: impl FnOnce(&mut Stream)) {
+    let Some(own) = own else { return };
     // Where the store is nearly full, what nobody needs must not fill it.
     if this.ahead.most == 0 || this.store_low.load(Ordering::Relaxed) || this.is_broken() {
         return;
@@ -141,7 +160,7 @@ fn read_ahead(this: &Arc<Session>, tell: impl FnOnce(&mut Stream)) {
     this.set_mark(ahead.mark);
     let mut at = ahead.run.start;
     while let Some(run) = this.unsaved_run(at, ahead.run.end, false) {
-        match read_run(this, run, false) {
+        match read_run(this, own.disk(), run, false) {
             Ok(Some(taken)) => at = run.start + taken,
             Ok(None) | Err(_) => {
                 this.set_mark(None);
@@ -154,8 +173,12 @@ fn read_ahead(this: &Arc<Session>, tell: impl FnOnce(&mut Stream)) {
 /// Starts the read of a run, which a bio needs if it is `wanted`; returns how
 /// many of its chunks it took, `None` if the session broke meanwhile or, unless
 /// it is `wanted`, there is no room.
-fn read_run(this: &Arc<Session>, run: Chunks, wanted: bool) -> Result<Option<u64>> {
-    let open = this.origin.enter(this)?;
+fn read_run(
+    this: &Arc<Session>,
+    disk: Disk<'_>,
+    run: Chunks,
+    wanted: bool,
+) -> Result<Option<u64>> {
     let mut bytes = this.geo.sectors_of(&run).len() * 512;
     let budget = &core().budget;
     let got = if wanted { budget.acquire(this, bytes) } else { budget.try_spare(this, bytes) };
@@ -225,11 +248,11 @@ fn read_run(this: &Arc<Session>, run: Chunks, wanted: bool) -> Result<Option<u64
     drop(q);
     let sector = this.geo.sectors_of(&part).start;
     // SAFETY: The slice stays in the ring, at its address, until its state is
-    // no longer `READING`, which only the end of this read changes. The session keeps the disk open
-    // while `reads` counts this read.
+    // no longer `READING`, which only the end of this read changes. Until then somebody has the disk open:
+    // a mounted device's session itself, as long as `reads` counts this read; a raw one's bio.
     let started = unsafe {
         let s = &*raw;
-        open.read_start(sector, &s.pages, s.bytes as usize, raw.cast_mut().cast::<c_void>())
+        disk.read_start(sector, &s.pages, s.bytes as usize, raw.cast_mut().cast::<c_void>())
     };
     if let Err(e) = started {
         // SAFETY: As above; no read was started, so nobody else tells.
@@ -256,9 +279,12 @@ unsafe fn read_done(slice: *const Slice, error: c_int) {
             // The clone is never the last reference: whoever drops that waits
             // for `reads`.
             let session: Arc<Session> = session.into();
-            match session.durability {
-                Durability::Strict => session.kick_writer(),
-                Durability::Async => session.kick_releaser(),
+            if session.durability == Durability::Strict {
+                session.kick_writer();
+            }
+            // If a raw session is broken, its bios may wait for this.
+            if session.durability == Durability::Async || session.by == By::RawWrite {
+                session.kick_releaser();
             }
         }
         (*session).reads.fetch_sub(1, Ordering::Release);

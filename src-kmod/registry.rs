@@ -92,6 +92,8 @@ pub(crate) struct Volume {
     pub(crate) turn_work: Work<Volume, 1>,
     #[pin]
     pub(crate) open_work: Work<Volume, 2>,
+    #[pin]
+    pub(crate) end_work: Work<Volume, 3>,
     _live: Token,
 }
 
@@ -139,6 +141,7 @@ impl Volume {
                 gate_moved <- new_condvar!("bdsnap::Volume::gate_moved"),
                 turn_work <- new_work!("bdsnap::turn"),
                 open_work <- new_work!("bdsnap::open"),
+                end_work <- new_work!("bdsnap::end"),
                 _live: Token::new(Live::Volumes),
             }),
             GFP_KERNEL,
@@ -673,17 +676,18 @@ fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result
         return Ok(());
     }
     let _noio = sys::NoIo::enter();
+    let raw = volume.open_raw();
     let turning = volume.turning.lock();
     if volume.is_claimed() || !same(&volume.place(), &before) || volume.state().is_gone() {
         // A mount came meanwhile; it has read the place or will find it so.
         return Ok(());
     }
-    volume.stop_raw();
-    let refusal = found.as_ref().and_then(|(_, open)| open.check_supported().err());
+    volume.stop_raw(raw.as_ref());
+    let refusal = found.as_ref().and_then(|(_, open)| open.disk().check_supported().err());
     volume.refused.store(refusal.map_or(0, errno_of), Ordering::Relaxed);
     let mounted = found.as_ref().is_some_and(|(place, open)| {
-        let extent = place.extent(open.capacity());
-        open.is_mounted(extent.start, extent.end)
+        let extent = place.extent(open.disk().capacity());
+        open.disk().is_mounted(extent.start, extent.end)
     });
     volume.change(|state| {
         if before.is_some() {
@@ -704,8 +708,10 @@ fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result
 pub(crate) fn stop_raw() -> Result {
     let _noio = sys::NoIo::enter();
     for volume in all()? {
-        let _turning = volume.turning.lock();
-        volume.stop_raw();
+        let raw = volume.open_raw();
+        let turning = volume.turning.lock();
+        volume.stop_raw(raw.as_ref());
+        drop(turning);
     }
     Ok(())
 }

@@ -41,8 +41,6 @@ fn advance_buffered(this: &Session) {
 }
 
 fn finish(this: &Arc<Session>, bio: HeldBio) {
-    // Whose origin we have open only as long as somebody else does.
-    this.origin.close_before_last(this);
     if this.absorbs(&bio.view()) && !this.is_broken() {
         return absorb(this, bio);
     }

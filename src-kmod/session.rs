@@ -13,7 +13,7 @@
 //! Three work items, each in a queue of its own: the *reader* submits reads to
 //! the origin, the *writer* writes to the store and never submits to an
 //! origin, the *releaser* submits held bios. (A fourth, beside the writer, is
-//! [`crate::syncer`]. A fifth closes the origin: [`crate::origin`].) A reader waits for its own writer
+//! [`crate::syncer`].) A reader waits for its own writer
 //! only, a writer for its store, a releaser for its device: with one queue for
 //! two of them a loop device on a tracked filesystem would lock up.
 //!
@@ -110,13 +110,14 @@ pub(crate) type Pending = queue::Pending<KBox<Slice>, BioList>;
 pub(crate) type Queue =
     queue::Queue<KBox<Slice>, BioList, KVVec<Option<Pending>>, pending::Pending<KVVec<u16>>>;
 
-fn new_queue() -> Result<Queue> {
+fn new_queue(by: By) -> Result<Queue> {
     let mut places = KVVec::with_capacity(RING, GFP_KERNEL)?;
     for _ in 0..RING {
         places.push(None, GFP_KERNEL)?;
     }
     let links = KVVec::from_elem(0, pending::LINKS, GFP_KERNEL)?;
-    Ok(Queue::new(places, pending::Pending::new(links).ok_or(EINVAL)?))
+    let links = pending::Pending::new(links).ok_or(EINVAL)?;
+    Ok(Queue::new(places, links, by == By::RawWrite))
 }
 
 /// What is known only at the end, for the next session's gap check.
@@ -220,7 +221,7 @@ pub(crate) struct Session {
     pub(crate) geo: Geometry,
     /// Where that is.
     pub(crate) place: Place,
-    /// The disk, while we have it open.
+    /// Its disk.
     #[pin]
     pub(crate) origin: Origin,
     /// When writes are let go.
@@ -336,8 +337,6 @@ pub(crate) struct Session {
     tell_work: Work<Session, 4>,
     #[pin]
     sync_work: Work<Session, 5>,
-    #[pin]
-    close_work: Work<Session, 6>,
 
     _live: Token,
     // Last: when it is dropped the module may go.
@@ -369,14 +368,13 @@ impl_has_work! {
     impl HasWork<Self, 3> for Session { self.release_work }
     impl HasWork<Self, 4> for Session { self.tell_work }
     impl HasWork<Self, 5> for Session { self.sync_work }
-    impl HasWork<Self, 6> for Session { self.close_work }
 }
 
 impl Session {
-    /// A session that holds nothing yet.
+    /// A session that holds nothing yet. `own`: the disk, if it is to have that open itself.
     pub(crate) fn new(
         volume: &Volume,
-        open: Arc<OpenDisk>,
+        own: Option<Arc<OpenDisk>>,
         place: Place,
         geo: Geometry,
         opening: &Opening,
@@ -386,7 +384,7 @@ impl Session {
         let set_bytes = 8 * slots_for(geo.chunks()).unwrap_or(0) as u64;
         let mut own_name = KVec::new();
         own_name.extend_from_slice(&volume.name, GFP_KERNEL)?;
-        let queue = new_queue()?;
+        let queue = new_queue(opening.by)?;
         let files = Files::new()?;
         let mut reserve = KVec::with_capacity(RESERVE, GFP_KERNEL)?;
         for _ in 0..RESERVE {
@@ -399,7 +397,7 @@ impl Session {
                 name: own_name,
                 geo,
                 place,
-                origin <- Origin::new(open),
+                origin <- Origin::new(own),
                 durability: volume.durability,
                 by: opening.by,
                 holder: opening.holder,
@@ -462,7 +460,6 @@ impl Session {
                 release_work <- new_work!("bdsnap::release"),
                 tell_work <- new_work!("bdsnap::tell"),
                 sync_work <- new_work!("bdsnap::sync"),
-                close_work <- new_work!("bdsnap::close"),
                 _live: Token::new(Kind::Sessions),
                 _module: module,
             }),

@@ -174,6 +174,20 @@ static void notrace on_fput(unsigned long ip, unsigned long parent,
  * those that have none there is none. Only looked at: what a command changes is its own to know.
  */
 
+/* ATA commands that change what a disk holds although they have no data. */
+static bool notrace ata_changes(u8 command)
+{
+	switch (command) {
+	case 0x38: /* CFA WRITE SECTORS WITHOUT ERASE */
+	case 0x45: /* WRITE UNCORRECTABLE EXT */
+	case 0xb4: /* SANITIZE DEVICE */
+	case 0xc0: /* CFA ERASE SECTORS */
+	case 0xf4: /* SECURITY ERASE UNIT */
+		return true;
+	}
+	return false;
+}
+
 /* Whether a SCSI command may change what a disk holds. */
 static bool notrace scsi_changes(const struct request *rq)
 {
@@ -189,8 +203,13 @@ static bool notrace scsi_changes(const struct request *rq)
 	case FORMAT_UNIT:
 	case WRITE_SAME:
 	case WRITE_SAME_16:
+	case 0x38: /* FORMAT WITH PRESET */
 	case 0x48: /* SANITIZE */
 		return true;
+	case ATA_12:
+		return op_is_write(rq->cmd_flags) || ata_changes(cdb[9]);
+	case ATA_16:
+		return op_is_write(rq->cmd_flags) || ata_changes(cdb[14]);
 	}
 	return op_is_write(rq->cmd_flags);
 }

@@ -74,7 +74,7 @@ fn push_below(todo: &mut KVec<Home>, name: &str) -> Result {
         let mut dev = [0; 32];
         let n = sys::read_text(&attr, &mut dev)?;
         let (open, info) = OpenDisk::by_devt(sys::devt(&dev[..n])?)?;
-        let home = Home { id: info.id(), name: open.name(), sectors: info.range()? };
+        let home = Home { id: info.id(), name: open.disk().name(), sectors: info.range()? };
         todo.push(home, GFP_KERNEL)?;
     }
     Ok(())

@@ -7,6 +7,7 @@
 use crate::live::{self, Kind, Token};
 use crate::pure::plan::Sectors;
 use crate::pure::volume::{DiskId, Place};
+use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use kernel::bindings;
 use kernel::ffi::{c_char, c_int, c_uint, c_void};
@@ -614,9 +615,8 @@ pub(crate) fn copy_from_pages(pages: &[Page], out: &mut [u8]) {
 
 // --- Disks ------------------------------------------------------------------
 
-/// A whole disk that we have open. All I/O of ours to an origin goes through one of
-/// these: without it the driver may take away what is below the disk, the disk
-/// itself, and in the end itself.
+/// A whole disk that we have open. Without that, and without anybody else who has, the driver may take away
+/// what is below the disk, the disk itself, and in the end itself.
 ///
 /// # Invariants
 ///
@@ -651,46 +651,66 @@ impl OpenDisk {
     /// The disk of a place, if it is there. ENXIO: it is not, or with another medium.
     pub(crate) fn at(place: &Place) -> Result<Self> {
         // An open by number alone would have some drivers make a disk anew that is gone.
-        sectors_at(place).map_err(|e| if e == ENOMEM { e } else { ENXIO })?;
-        Self::kept_at(place)
-    }
-
-    /// The same of one that somebody keeps, as by a write that waits.
-    pub(crate) fn kept_at(place: &Place) -> Result<Self> {
-        let (open, info) = Self::by_devt(place.major << 20 | place.minor)?;
-        // What has the number now may be a partition that was moved; the disk is what counts.
-        if open.id() == place.id && (info.partition != 0) == place.partition {
+        let gone = |e| if e == ENOMEM { e } else { ENXIO };
+        sectors_at(place).map_err(gone)?;
+        // The whole disk at once: to open a partition is also to close it again, as the last one perhaps.
+        let (open, _) = Self::by_devt(place_disk(place).map_err(gone)?)?;
+        if open.disk().id() == place.id {
             Ok(open)
         } else {
             Err(ENXIO)
         }
     }
 
-    fn part0(&self) -> *mut block_device {
-        // SAFETY: By the type's invariant.
-        unsafe { c::bdsnap_file_bdev(self.file.file.as_ptr()) }
+    /// The disk, as long as this has it open.
+    pub(crate) fn disk(&self) -> Disk<'_> {
+        // SAFETY: An open block device file keeps its device, and that has a disk. By this type's
+        // invariant it is a whole disk's.
+        unsafe { Disk::new((*c::bdsnap_file_bdev(self.file.file.as_ptr())).bd_disk) }
+    }
+}
+
+/// A whole disk that somebody has open for `'a`: we, or the submitter of a bio that we hold.
+///
+/// # Invariants
+///
+/// `disk` is valid for `'a`, and so are its queue and its whole device. Nothing is written to it through
+/// this but by the kernel's own functions.
+#[derive(Clone, Copy)]
+pub(crate) struct Disk<'a> {
+    disk: *mut gendisk,
+    keeper: PhantomData<&'a OpenDisk>,
+}
+
+impl Disk<'_> {
+    /// # Safety
+    ///
+    /// Somebody must have the disk open for as long as this is used.
+    pub(crate) unsafe fn new(disk: *mut gendisk) -> Self {
+        // INVARIANT: The caller's promise.
+        Self { disk, keeper: PhantomData }
     }
 
-    fn disk(&self) -> *mut gendisk {
-        // SAFETY: An open block device file keeps its device, and that has a disk.
-        unsafe { (*self.part0()).bd_disk }
+    fn part0(&self) -> *mut block_device {
+        // SAFETY: By the type's invariant; set before the disk could be opened.
+        unsafe { (*self.disk).part0 }
     }
 
     /// The disk, and the medium that is in it now.
     pub(crate) fn id(&self) -> DiskId {
-        // SAFETY: The open file keeps the disk.
-        unsafe { disk_id(self.disk()) }
+        // SAFETY: By the type's invariant.
+        unsafe { disk_id(self.disk) }
     }
 
     /// Its sectors now.
     pub(crate) fn capacity(&self) -> u64 {
-        // SAFETY: As in `disk`; a word that changes when the disk grows.
+        // SAFETY: As in `part0`; a word that changes when the disk grows.
         unsafe { (&raw const (*self.part0()).bd_nr_sectors).read_volatile() }
     }
 
     /// Its device number.
     pub(crate) fn number(&self) -> (u32, u32) {
-        // SAFETY: As in `disk`; set before the device could be opened.
+        // SAFETY: As in `part0`; set before the device could be opened.
         let dev = unsafe { (*self.part0()).bd_dev };
         (dev >> 20, dev & 0xf_ffff)
     }
@@ -698,13 +718,13 @@ impl OpenDisk {
     /// Bytes of a logical block.
     pub(crate) fn logical_block_size(&self) -> u32 {
         // SAFETY: A disk's queue lives as long as the disk.
-        unsafe { (*(*self.disk()).queue).limits.logical_block_size }
+        unsafe { (*(*self.disk).queue).limits.logical_block_size }
     }
 
     /// Whether it has not been removed.
     pub(crate) fn is_alive(&self) -> bool {
-        // SAFETY: The open file keeps the disk. The same in all that follow.
-        unsafe { c::bdsnap_disk_alive(self.disk()) }
+        // SAFETY: By the type's invariant. The same in all that follow.
+        unsafe { c::bdsnap_disk_alive(self.disk) }
     }
 
     /// Whether it is there, with the medium of that place.
@@ -715,25 +735,25 @@ impl OpenDisk {
     /// EINVAL for zoned and DAX devices: their writes are not all bios.
     pub(crate) fn check_supported(&self) -> Result {
         // SAFETY: See `is_alive`.
-        check(unsafe { c::bdsnap_disk_refusal(self.disk()) })
+        check(unsafe { c::bdsnap_disk_refusal(self.disk) })
     }
 
     /// Writes out the page caches of whatever overlaps these sectors.
     pub(crate) fn sync_caches(&self, start: u64, end: u64) {
         // SAFETY: See `is_alive`.
-        unsafe { c::bdsnap_sync_range(self.disk(), start, end) }
+        unsafe { c::bdsnap_sync_range(self.disk, start, end) }
     }
 
     /// Flushes the drive's cache.
     pub(crate) fn flush(&self) -> Result {
         // SAFETY: See `is_alive`.
-        check(unsafe { c::bdsnap_flush(self.disk()) })
+        check(unsafe { c::bdsnap_flush(self.disk) })
     }
 
     /// Requests in flight.
     pub(crate) fn inflight(&self) -> u32 {
         // SAFETY: See `is_alive`.
-        unsafe { c::bdsnap_inflight(self.disk()) }
+        unsafe { c::bdsnap_inflight(self.disk) }
     }
 
     /// Sectors that were written or discarded since it came, by its own statistics; `None`: it
@@ -741,38 +761,38 @@ impl OpenDisk {
     pub(crate) fn written(&self) -> Option<u64> {
         let mut sectors = 0;
         // SAFETY: See `is_alive`; `sectors` is writable.
-        unsafe { c::bdsnap_disk_written(self.disk(), &mut sectors) }.then_some(sectors)
+        unsafe { c::bdsnap_disk_written(self.disk, &mut sectors) }.then_some(sectors)
     }
 
     /// Whether writes can reach it without a bio.
     pub(crate) fn has_requests(&self) -> bool {
         // SAFETY: See `is_alive`.
-        unsafe { c::bdsnap_disk_has_requests(self.disk()) }
+        unsafe { c::bdsnap_disk_has_requests(self.disk) }
     }
 
     /// Whether a filesystem has a device in these sectors.
     pub(crate) fn is_mounted(&self, start: u64, end: u64) -> bool {
         // SAFETY: See `is_alive`.
-        unsafe { c::bdsnap_range_mounted(self.disk(), start, end, ptr::null()) }
+        unsafe { c::bdsnap_range_mounted(self.disk, start, end, ptr::null()) }
     }
 
     /// Its name, as in /sys/block.
     pub(crate) fn name(&self) -> DiskName {
         // SAFETY: See `is_alive`.
-        unsafe { DiskName::of(self.disk()) }
+        unsafe { DiskName::of(self.disk) }
     }
 
     /// Reads into `pages` and waits.
     pub(crate) fn read_sync(&self, sector: u64, pages: &[Page], bytes: usize) -> Result {
         // SAFETY: See `is_alive`; pages checked by `raw_pages`.
-        check(unsafe { c::bdsnap_read_sync(self.disk(), sector, raw_pages(pages, bytes), bytes) })
+        check(unsafe { c::bdsnap_read_sync(self.disk, sector, raw_pages(pages, bytes), bytes) })
     }
 
     /// Reads into `pages`; the end is told by `bdsnap_read_done(cookie, …)`.
     ///
     /// # Safety
     ///
-    /// `pages`, `cookie` and this open disk must stay until then.
+    /// `pages` and `cookie` must stay, and somebody must have the disk open, until then.
     pub(crate) unsafe fn read_start(
         &self,
         sector: u64,
@@ -782,7 +802,7 @@ impl OpenDisk {
     ) -> Result {
         // SAFETY: See `is_alive`; the rest is the caller's promise.
         check(unsafe {
-            c::bdsnap_read_submit(self.disk(), sector, raw_pages(pages, bytes), bytes, cookie)
+            c::bdsnap_read_submit(self.disk, sector, raw_pages(pages, bytes), bytes, cookie)
         })
     }
 
@@ -848,6 +868,18 @@ pub(crate) fn sectors_at(place: &Place) -> Result<u64> {
         return Err(ENXIO);
     }
     number(&size)
+}
+
+/// The number of a place's whole disk.
+fn place_disk(place: &Place) -> Result<u32> {
+    let (major, minor) = (place.major, place.minor);
+    if !place.partition {
+        return Ok(major << 20 | minor);
+    }
+    let mut text = [0; 32];
+    let name = CString::try_from_fmt(fmt!("/sys/dev/block/{}:{}/../dev", major, minor))?;
+    let n = read_text(&name, &mut text)?;
+    devt(&text[..n])
 }
 
 /// What an open block device file stands for.
@@ -942,6 +974,17 @@ impl HeldBio {
     pub(crate) fn view(&self) -> BioView<'_> {
         // SAFETY: Valid by the type's invariant.
         unsafe { BioView::new(self.0.as_ptr()) }
+    }
+
+    /// Its disk.
+    ///
+    /// # Safety
+    ///
+    /// What is returned must not be used, nor what is read through it be under way, once the bio has gone.
+    pub(crate) unsafe fn lend<'a>(&self) -> Option<Disk<'a>> {
+        // SAFETY: A bio's device is valid while the bio is, and has a disk, which the submitter has open;
+        // the rest is the caller's promise.
+        unsafe { (*self.0.as_ptr()).bi_bdev.as_ref().map(|bdev| Disk::new(bdev.bd_disk)) }
     }
 
     /// Clears what does not go together with being held.
@@ -1103,6 +1146,26 @@ impl BioList {
         }
         // INVARIANT: It was held in the list.
         Some(HeldBio(bio))
+    }
+
+    /// The disk at this address, if one of them is for it.
+    ///
+    /// # Safety
+    ///
+    /// See [`HeldBio::lend`].
+    pub(crate) unsafe fn lend<'a>(&self, address: usize) -> Option<Disk<'a>> {
+        let mut at = self.head;
+        // SAFETY: All bios in the list are ours, by the type's invariant; the rest is the caller's promise.
+        unsafe {
+            while let Some(bio) = at.as_ref() {
+                let disk = bio.bi_bdev.as_ref().map(|bdev| Disk::new(bdev.bd_disk));
+                if let Some(disk) = disk.filter(|disk| disk.id().address == address) {
+                    return Some(disk);
+                }
+                at = bio.bi_next;
+            }
+        }
+        None
     }
 
     /// Takes all of `other` behind its own.

@@ -8,7 +8,6 @@ use crate::pure::format::Durability;
 use crate::pure::plan::Chunks;
 use crate::pure::prefill;
 use crate::pure::queue::Next;
-use crate::pure::volume::By;
 use crate::session::{error_of, Pending, Queue, Session};
 use crate::store::{Files, Why};
 use crate::sys::NoIo;
@@ -49,7 +48,6 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
             if !files.broken_marked && this.beginning.lock().is_some() {
                 files.mark_broken(this, &Why::of(this));
             }
-            this.origin.close_if_idle(this);
             return;
         }
         // The first writes may come while the claim still looks at the device.
@@ -223,16 +221,7 @@ fn finish_if_due(this: &Arc<Session>, files: &mut Files) {
     }
     let open = this.origin.finish();
     core().forget(this);
-    match this.by {
-        // Before the filesystem gives its own back, so that who takes the device away next can.
-        By::Claim => {
-            drop(open);
-            this.closed.happen();
-        }
-        // Who waits for this end may be needed by what the close writes out.
-        By::RawWrite => {
-            this.closed.happen();
-            drop(open);
-        }
-    }
+    // Before the filesystem gives its own back, so that who takes the device away next can.
+    drop(open);
+    this.closed.happen();
 }

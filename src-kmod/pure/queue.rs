@@ -19,6 +19,8 @@
 //! * A slice may be read ahead of the bios that will need it, and of more than they will
 //!   need. So its failed read is nobody's loss: it is dropped, and if a bio needed chunks
 //!   of it, all that came by then are looked at again, and read their own.
+//! * A raw session has no disk of its own: held bios keep it, each for the reads that were made for
+//!   it. Those have ended when it goes; if the session breaks before, all wait for the last read.
 //! * What the reader cannot do it leaves to the writer to tell: the store has to
 //!   say that the session is broken before a write goes on that it lost. Until
 //!   then the reader stands still.
@@ -135,6 +137,10 @@ pub struct Queue<S, B: Bios, P, I> {
     pub(super) again: B,
     /// The reader has taken a bio, which is nowhere here.
     pub(super) in_hand: bool,
+    /// See [`Queue::new`]. Not once the session is broken and the last read has ended.
+    pub(super) borrows: bool,
+    /// The reader works for a bio that it took, and may start reads.
+    pub(super) reads: bool,
     pub(super) current: Option<B::Bio>,
     pub(super) failed: Option<Failure>,
     pub(super) places: P,
@@ -162,13 +168,16 @@ where
     P: DerefMut<Target = [Option<Pending<S, B>>]>,
     I: Index,
 {
-    /// With a ring of as many slices as there are `places`, all `None`.
-    pub fn new(places: P, index: I) -> Self {
+    /// With a ring of as many slices as there are `places`, all `None`. `borrows`: it is held bios that keep
+    /// the disk open, each for the reads that are made for it.
+    pub fn new(places: P, index: I, borrows: bool) -> Self {
         // INVARIANT: The caller's places are empty.
         Self {
             incoming: B::none(),
             again: B::none(),
             in_hand: false,
+            borrows,
+            reads: false,
             current: None,
             failed: None,
             places,
@@ -220,6 +229,7 @@ where
         }
         let bio = self.again.pop().or_else(|| self.incoming.pop())?;
         self.in_hand = true;
+        self.reads = true;
         Some(bio)
     }
 
@@ -284,9 +294,13 @@ where
         }
     }
 
-    /// All reads for the current bio are on their way: it waits for the youngest
-    /// slice. True: there was none, and it is ready.
+    /// All reads for the bio that the reader took are on their way: it waits for the youngest
+    /// slice. True: there was none, and it is ready, or others are that waited for the reader.
     pub fn hang(&mut self) -> bool {
+        self.reads = false;
+        if self.broken {
+            return self.borrows;
+        }
         if self.failed.is_some() {
             return false;
         }
@@ -464,9 +478,23 @@ where
         }
     }
 
-    /// Takes the first bio that may go.
+    /// Takes the first bio that may go. Whoever ends the last read of a broken session that borrows its disk
+    /// has to look again.
     pub fn take_ready(&mut self) -> Option<B::Bio> {
+        if self.broken && self.borrows {
+            if self.is_reading() {
+                return None;
+            }
+            // No read is started any more.
+            self.borrows = false;
+        }
         self.ready.pop()
+    }
+
+    /// Whether a read is under way, or may be started at any time.
+    fn is_reading(&self) -> bool {
+        let under_way = |p: &Pending<S, B>| p.slice.read() == Read::UnderWay;
+        self.reads || self.places.iter().flatten().any(under_way)
     }
 
     /// A bio that counted for `bytes` has gone. True: it closes, and all has.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# /dev/mapper/origin is on /dev/vda, and slow where that helps.
+# /dev/mapper/origin is on /dev/vda, and slow where that helps. /dev/vdb has no partitions.
 
 . "$(dirname "$0")/lib.sh"
 
@@ -62,6 +62,53 @@ is "no gap" none "$(bdsnap list --json $device | jq -r '[.sessions[].gap_before]
 try bdsnap-restore $device "$(bdsnap list --json $device | jq -r '.sessions[0].name')" --yes
 is "restore" 0 $code
 copy $device close.2
+
+# ---- Whoever has the disk's lock waits for what is held ----
+
+# sync(2) waits for the pages of a device with the lock that also who opens it takes.
+copy $device locked.0
+slow 200 0
+for round in "starts a session" "meets one"; do
+	exec 4<>$device
+	dd if=/dev/urandom bs=64k count=16 iflag=fullblock status=none >&4 || not_ok "a buffered write"
+	since=$(tenths)
+	sync
+	atmost "sync of a write that $round, in tenths of a second" 100 $(($(tenths) - since))
+	dd if=/dev/urandom bs=64k count=16 iflag=fullblock status=none >&4 || not_ok "a buffered write"
+	since=$(tenths)
+	sync $device
+	exec 4>&-
+	atmost "closing after it, in tenths of a second" 100 $(($(tenths) - since))
+done
+fast
+bdsnap settle --raw || not_ok "settle"
+is "one session, whole" "closed none" "$(newest state) $(newest gap_before)"
+copy $device locked.1
+try bdsnap-restore $device latest --yes
+is "restore to before it" 0 $code
+copy $device locked.2
+
+# So does whoever has the partition table read anew.
+random 8 /dev/vdb
+sync
+activate /dev/vdb
+copy /dev/vdb table.0
+for round in "starts a session" "meets one"; do
+	exec 4<>/dev/vdb
+	[ "$round" = "starts a session" ] || dd bs=1M count=1 status=none of=/dev/null <&4
+	dd if=/dev/urandom bs=64k count=16 iflag=fullblock status=none >&4 || not_ok "a buffered write"
+	since=$(tenths)
+	blockdev --rereadpt /dev/vdb || not_ok "rereadpt"
+	atmost "the partition table read anew with a write that $round, in tenths of a second" 100 $(($(tenths) - since))
+	exec 4>&-
+done
+bdsnap settle --raw || not_ok "settle"
+is "one session, whole" "1 closed" "$(bdsnap list --json /dev/vdb | jq -r '"\(.sessions | length) \(.sessions[-1].state)"')"
+copy /dev/vdb table.1
+try bdsnap-restore /dev/vdb latest --yes
+is "restore to before it" 0 $code
+copy /dev/vdb table.2
+deactivate /dev/vdb
 
 # ---- Others write while a restore does ----
 

@@ -119,6 +119,11 @@ part_passthrough() {
 	put "$scsi" 300 4
 	settle
 	is "commands that only ask: no gap" none "$(last gap_before "$scsi")"
+	# Of a disk behind libata: SANITIZE DEVICE, without data. This one does not know it; that it was asked to is enough.
+	sg_raw "$generic" 85 06 00 00 00 11 00 00 00 00 00 00 00 00 b4 00
+	put "$scsi" 500 4
+	settle
+	is "an ATA command without data: the next session knows" written "$(last gap_before "$scsi")"
 	deactivate "$scsi"
 }
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # timeout: 300
 #
-# With --poison, does the rig see what writes to freed memory, and past the end of its own?
+# With --poison, does the rig see what writes to freed memory, and past the end of its own? Without KFENCE, which would take
+# an object now and then, and say it in its own words.
 
 # shellcheck disable=SC2016
 set -uo pipefail
@@ -13,7 +14,7 @@ modules=$("$top/scripts/build-module" --source "$top/tests/rig/provoke" | tail -
 failed=0
 
 status=0
-"$top/scripts/vm" --poison --no-module --no-tools --store none --timeout 200 --share "$modules" --log "$dir/log" -- '
+"$top/scripts/vm" --poison --append kfence.sample_interval=0 --no-module --no-tools --store none --timeout 200 --share "$modules" --log "$dir/log" -- '
 	for what in dangling past page; do
 		echo "provoking $what" >/dev/kmsg
 		insmod /host/provoke.ko what=$what

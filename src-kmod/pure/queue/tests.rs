@@ -74,6 +74,8 @@ struct Run {
     start: u64,
     end: u64,
     read: Read,
+    /// The bio that it was started for, if it borrows its disk.
+    keeper: Option<u8>,
     /// What the read found, a chunk each.
     content: [u8; CHUNKS as usize],
 }
@@ -214,6 +216,8 @@ struct Case {
     memory: u64,
     /// Chunks that are read ahead.
     ahead: u8,
+    /// Held bios keep the disk.
+    borrows: bool,
 }
 
 #[derive(Clone)]
@@ -221,6 +225,8 @@ struct World {
     q: Q,
     kicked: u8,
     reader: Reader,
+    /// The bio whose disk the reader may use, if it borrows that.
+    using: Option<u8>,
     writer: Writer,
     syncer: Syncer,
     /// A batch is being made durable beside the writer, or is and does not count yet...
@@ -252,6 +258,11 @@ struct World {
     faults: u8,
     /// The watch may still break the session.
     watch: bool,
+}
+
+/// The bits of a bio in [`World::done`].
+fn parts_of(bio: &Bio) -> u16 {
+    bits(bio.chunks).fold(0, |m, c| m | 1 << (u64::from(bio.number) * CHUNKS + c))
 }
 
 fn bits(mask: u8) -> impl Iterator<Item = u64> {
@@ -291,9 +302,10 @@ impl Hasher for Lanes {
 impl World {
     fn new(case: &Case) -> Self {
         Self {
-            q: Queue::new((0..PLACES).map(|_| None).collect(), Naive(Vec::new())),
+            q: Queue::new((0..PLACES).map(|_| None).collect(), Naive(Vec::new()), case.borrows),
             kicked: 0,
             reader: Reader::Idle,
+            using: None,
             writer: Writer::Idle,
             syncer: Syncer::Idle,
             syncing: false,
@@ -319,7 +331,7 @@ impl World {
 
     fn key(&self) -> u128 {
         let h = &mut Lanes::default();
-        (self.kicked, self.reader, self.writer, self.releaser).hash(h);
+        (self.kicked, self.reader, self.using, self.writer, self.releaser).hash(h);
         (self.syncer, self.syncing, self.batch).hash(h);
         (self.to_come, self.led, self.done, self.device, self.saved, self.store).hash(h);
         (
@@ -338,6 +350,8 @@ impl World {
             &q.incoming,
             &q.again,
             q.in_hand,
+            q.reads,
+            q.borrows,
             q.current,
             q.failed,
             &q.ready,
@@ -457,7 +471,7 @@ impl World {
 
     /// All states that the next step of those who work on it leads to.
     fn steps(&self, case: &Case, to: &mut Vec<Self>) {
-        self.read(to);
+        self.read(case, to);
         self.reads_end(case, to);
         self.save(case, to);
         self.sync_beside(to);
@@ -526,12 +540,14 @@ impl World {
         }
     }
 
-    fn read(&self, to: &mut Vec<Self>) {
+    fn read(&self, case: &Case, to: &mut Vec<Self>) {
         let mut w = self.clone();
         match self.reader {
             Reader::Idle => return,
             Reader::Next => {
-                w.reader = match w.q.next_incoming() {
+                let next = w.q.next_incoming();
+                w.using = next.filter(|_| case.borrows).map(|bio| bio.number);
+                w.reader = match next {
                     None => Reader::Idle,
                     Some(bio) if bio.kind == Kind::Zeroes && bio.chunks.count_ones() > 1 => {
                         Reader::Splitting(bio)
@@ -598,7 +614,7 @@ impl World {
                     to.push(w);
                 }
                 let c = u64::from(mask.trailing_zeros());
-                let run = Run { start: c, end: c + 1, read: Read::UnderWay, content: [9; 3] };
+                let run = Run { start: c, end: c + 1, read: Read::UnderWay, keeper: w.using, content: [9; 3] };
                 w.reader = if w.q.push(run, true).is_ok() {
                     Reader::Saving(mask & !(1 << c))
                 } else {
@@ -622,13 +638,14 @@ impl World {
                     w.reader = Reader::Next;
                     to.push(w);
                 }
-                let run = Run { start: c, end: c + 1, read: Read::UnderWay, content: [9; 3] };
+                let run = Run { start: c, end: c + 1, read: Read::UnderWay, keeper: None, content: [9; 3] };
                 if w.q.push(run, false).is_err() {
                     w.give_back();
                 }
                 w.reader = Reader::Next;
             }
             Reader::Hanging => {
+                w.using = None;
                 if w.q.hang() {
                     w.kick(RELEASER);
                 }
@@ -651,6 +668,7 @@ impl World {
                 slice.read = read;
                 slice.content = device;
                 w.kick(if case.strict { WRITER } else { RELEASER });
+                w.kick(if case.borrows { RELEASER } else { 0 });
                 to.push(w);
             };
             end(self.clone(), Read::Done);
@@ -910,6 +928,12 @@ impl World {
                 "chunk {c} was written, and its pre-image is nowhere"
             );
         }
+        // Who waits for its bio keeps the disk open for what is read for it.
+        let under_way = (0..q.len).map(|i| self.oldest(i).slice).filter(|s| s.read == Read::UnderWay);
+        for keeper in under_way.filter_map(|s| s.keeper).chain(self.using) {
+            let all = parts_of(&case.bios[usize::from(keeper)]);
+            assert_ne!(self.done & all, all, "nobody keeps the disk, and it is read");
+        }
         if self.finished {
             assert_eq!((q.held, q.len), (q.released, 0), "finished, though something is held");
         }
@@ -946,7 +970,7 @@ impl World {
             count(b);
         }
         for (i, b) in case.bios.iter().enumerate() {
-            let all = bits(b.chunks).fold(0, |m, c| m | 1 << (i as u64 * CHUNKS + c));
+            let all = parts_of(b);
             let here = parts & all;
             // Those that come after the end are not the session's.
             if (self.to_come | self.led) & 1 << i == 0 && !q.closing {
@@ -1021,8 +1045,9 @@ const DISCARDS: &[Bio] = &[bio(Write, 0, 0b001), bio(Discard, 1, 0b011)];
 /// nothing else.
 #[test]
 fn a_small_batch_waits_for_reads_that_are_under_way() {
-    let mut q: Q = Queue::new((0..4).map(|_| None).collect(), Naive(Vec::new()));
-    let run = |start| Run { start, end: start + 1, read: Read::UnderWay, content: [OLD; 3] };
+    let mut q: Q = Queue::new((0..4).map(|_| None).collect(), Naive(Vec::new()), false);
+    let content = [OLD; 3];
+    let run = |start| Run { start, end: start + 1, read: Read::UnderWay, keeper: None, content };
     fn read(q: &mut Q, i: usize) {
         q.places[i].as_mut().unwrap().slice.read = Read::Done;
     }
@@ -1059,7 +1084,10 @@ fn a_small_batch_waits_for_reads_that_are_under_way() {
 fn states(bios: &'static [Bio], faults: u8, memory: u64, ahead: u8) {
     let mut states = 0;
     for (strict, beside) in [(true, false), (true, true), (false, false)] {
-        states += explore(&Case { bios, strict, beside, faults, memory, ahead });
+        // Nobody keeps a disk for what is read ahead.
+        for borrows in [false, true].into_iter().take(if ahead == 0 { 2 } else { 1 }) {
+            states += explore(&Case { bios, strict, beside, faults, memory, ahead, borrows });
+        }
     }
     println!("{bios:?}, {faults} faults, memory for {memory}, {ahead} ahead: {states} states");
     assert!(states > 10_000, "the model has come to a standstill: {states} states");
