@@ -331,9 +331,8 @@ extern "C" fn bdsnap_tick() {
     }
     core().for_each_session(|session| {
         let place = &session.place;
-        let another = session
-            .origin
-            .look(|open| open.disk().is_alive() && open.disk().id() != place.id);
+        let another =
+            session.origin.look(|open| open.disk().is_alive() && open.disk().id() != place.id);
         if session.by == By::Claim && another == Some(true) {
             // What is written now is saved, but it is another medium's.
             session.break_with(errno(bindings::ESTALE), session.geo.on_disk().start);

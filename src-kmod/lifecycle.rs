@@ -15,9 +15,9 @@ use crate::pure::format::{
 use crate::pure::meta::fs_guess;
 use crate::pure::plan::{Chunks, Geometry, Sectors};
 use crate::pure::volume::{self, By, Link, Place};
+use crate::raw::Pin;
 use crate::registry::{self, Volume};
 use crate::session::{Beginning, Ending, Session};
-use crate::raw::Pin;
 use crate::sys::{self, Disk, DiskName, File, ModuleRef, OpenDisk, Page};
 use ::core::sync::atomic::Ordering;
 use kernel::bindings::ESTALE;
@@ -70,9 +70,7 @@ impl Keeper<'_> {
     fn disk(&self) -> Result<Kept<'_>> {
         match self {
             Self::Own(open) => Ok(Kept::Own(open.disk())),
-            Self::Gate(volume, place) => {
-                volume.pin_gate(place).map(Kept::Gate).ok_or(ETIMEDOUT)
-            }
+            Self::Gate(volume, place) => volume.pin_gate(place).map(Kept::Gate).ok_or(ETIMEDOUT),
         }
     }
 }
@@ -163,11 +161,7 @@ const WITNESS_LOOKS: u32 = 50;
 /// Starts a session. When this comes back all that it needs is there, and
 /// writes are held. The caller lets the volume's gate open. `own`: the disk, which the session has open from now
 /// on; else it is that of a write that waits at the gate.
-pub(crate) fn start(
-    volume: &Arc<Volume>,
-    own: Option<Arc<OpenDisk>>,
-    opening: &Opening,
-) -> Result {
+pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &Opening) -> Result {
     let place = volume.place().ok_or(ENODEV)?;
     let keeper = match &own {
         Some(open) => Keeper::Own(open),

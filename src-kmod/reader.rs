@@ -8,8 +8,8 @@ use crate::params::Discard;
 use crate::pure::ahead::Stream;
 use crate::pure::format::Durability;
 use crate::pure::plan::{Chunks, Sectors};
-use crate::session::{Session, Slice, READ, READING};
 use crate::pure::volume::By;
+use crate::session::{Session, Slice, READ, READING};
 use crate::sys::{self, Disk, HeldBio, NoIo, OpenDisk, Page};
 use ::core::sync::atomic::{AtomicU32, Ordering};
 use kernel::ffi::{c_int, c_void};
@@ -173,12 +173,7 @@ fn read_ahead(this: &Arc<Session>, own: Option<&OpenDisk>, tell: impl FnOnce(&mu
 /// Starts the read of a run, which a bio needs if it is `wanted`; returns how
 /// many of its chunks it took, `None` if the session broke meanwhile or, unless
 /// it is `wanted`, there is no room.
-fn read_run(
-    this: &Arc<Session>,
-    disk: Disk<'_>,
-    run: Chunks,
-    wanted: bool,
-) -> Result<Option<u64>> {
+fn read_run(this: &Arc<Session>, disk: Disk<'_>, run: Chunks, wanted: bool) -> Result<Option<u64>> {
     let mut bytes = this.geo.sectors_of(&run).len() * 512;
     let budget = &core().budget;
     let got = if wanted { budget.acquire(this, bytes) } else { budget.try_spare(this, bytes) };

@@ -614,7 +614,13 @@ impl World {
                     to.push(w);
                 }
                 let c = u64::from(mask.trailing_zeros());
-                let run = Run { start: c, end: c + 1, read: Read::UnderWay, keeper: w.using, content: [9; 3] };
+                let run = Run {
+                    start: c,
+                    end: c + 1,
+                    read: Read::UnderWay,
+                    keeper: w.using,
+                    content: [9; 3],
+                };
                 w.reader = if w.q.push(run, true).is_ok() {
                     Reader::Saving(mask & !(1 << c))
                 } else {
@@ -638,7 +644,13 @@ impl World {
                     w.reader = Reader::Next;
                     to.push(w);
                 }
-                let run = Run { start: c, end: c + 1, read: Read::UnderWay, keeper: None, content: [9; 3] };
+                let run = Run {
+                    start: c,
+                    end: c + 1,
+                    read: Read::UnderWay,
+                    keeper: None,
+                    content: [9; 3],
+                };
                 if w.q.push(run, false).is_err() {
                     w.give_back();
                 }
@@ -929,7 +941,8 @@ impl World {
             );
         }
         // Who waits for its bio keeps the disk open for what is read for it.
-        let under_way = (0..q.len).map(|i| self.oldest(i).slice).filter(|s| s.read == Read::UnderWay);
+        let under_way =
+            (0..q.len).map(|i| self.oldest(i).slice).filter(|s| s.read == Read::UnderWay);
         for keeper in under_way.filter_map(|s| s.keeper).chain(self.using) {
             let all = parts_of(&case.bios[usize::from(keeper)]);
             assert_ne!(self.done & all, all, "nobody keeps the disk, and it is read");
