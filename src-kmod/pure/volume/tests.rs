@@ -59,6 +59,8 @@ enum Write {
     NoSession {
         entry: u8,
     },
+    /// It goes on, and is about to leave this note.
+    Noting(u32),
     AtGate,
     /// On its way to the device. It was on its way before a session or a restore began.
     Sent {
@@ -220,7 +222,9 @@ impl World {
     }
 
     fn in_hook(&self) -> u8 {
-        let inside = |w: &Write| matches!(w, Write::Table { .. } | Write::NoSession { .. });
+        let inside = |w: &Write| {
+            matches!(w, Write::Table { .. } | Write::NoSession { .. } | Write::Noting(_))
+        };
         self.writes.iter().enumerate().filter(|(_, w)| inside(w)).map(|(i, _)| 1 << i).sum()
     }
 
@@ -255,17 +259,16 @@ impl World {
                 Some(s) if s.broken => Some(Decision::Pass),
                 Some(_) => Some(Decision::Saved),
             },
-            Write::NoSession { .. } => Some(match self.meets {
-                Meets::Gate => Decision::Wait,
-                Meets::Restore if self.own[i] => {
-                    self.notes |= RESTORED;
-                    Decision::Pass
-                }
-                _ => {
-                    self.notes |= WROTE;
-                    Decision::Pass
-                }
-            }),
+            Write::NoSession { .. } if self.meets == Meets::Gate => Some(Decision::Wait),
+            Write::NoSession { .. } => {
+                let own = self.meets == Meets::Restore && self.own[i];
+                self.writes[i] = Write::Noting(if own { RESTORED } else { WROTE });
+                None
+            }
+            Write::Noting(note) => {
+                self.notes |= note;
+                Some(Decision::Pass)
+            }
             _ => None,
         }
     }
@@ -285,7 +288,7 @@ impl World {
                 }
                 may
             }
-            Write::Table { .. } | Write::NoSession { .. } => {
+            Write::Table { .. } | Write::NoSession { .. } | Write::Noting(_) => {
                 if let Some(decision) = self.decide(i) {
                     self.left_hook(i);
                     self.writes[i] = match decision {
@@ -761,6 +764,62 @@ fn restores() {
     all(&[Who::Restore, Who::Settle, Who::ChangeMedium], &[true, false]);
     all(&[Who::Restore, Who::Deactivate, Who::EndRaw], &[true, false]);
     all(&[Who::Restore, Who::Restore], &[true, false]);
+    // One that is given up when it has written a part.
+    all(&[Who::Mount, Who::Restore], &[true, true]);
+}
+
+/// What is refused, where the tasks above do not even try.
+#[test]
+fn refusals() {
+    let mut state = State::new(Some(place(0)), true);
+    assert_eq!(state.arm(By::Claim), Ok(()));
+    assert_eq!(state.bind(Some(place(1))), Err(Busy), "bound while a session records");
+    assert_eq!(state.arm(By::Claim), Err(Busy), "two sessions");
+    assert_eq!(state.begin_restore(), Err(Busy), "restored while a session records");
+    state.disarm();
+    assert_eq!(state.bind(None), Err(Busy), "bound while a session ends");
+    state.end(Link::Watched(None));
+    assert_eq!(state.bind(None), Ok(()));
+    assert_eq!(state.arm(By::RawWrite), Err(Busy), "a session of what is nowhere");
+    assert_eq!(state.claim(), Claimed::First);
+    assert_eq!(state.begin_restore(), Err(Busy), "restored while it is claimed");
+    assert!(!state.deactivate(), "forgotten while it is claimed");
+    assert!(state.release() && state.deactivate());
+    state.remove();
+    assert_eq!(state.claim(), Claimed::Gone);
+    assert_eq!(state.activate(), Err(Busy));
+}
+
+/// What is lost sight of while it is restored is not vouched for when that is given up.
+#[test]
+fn sight_is_lost_in_a_restore() {
+    let watched = || {
+        let mut state = State::new(Some(place(0)), true);
+        state.end(Link::Watched(None));
+        assert_eq!(state.begin_restore(), Ok(()));
+        state
+    };
+    let mut state = watched();
+    assert!(!state.abandon_restore());
+    assert_eq!(state.begin(), Link::Watched(None), "nothing was written");
+    let mut state = watched();
+    state.lose_sight();
+    assert_eq!((state.abandon_restore(), state.begin()), (false, Link::Unwatched));
+    let mut state = watched();
+    state.lapse(1);
+    assert_eq!((state.abandon_restore(), state.begin()), (false, Link::Written));
+}
+
+/// Who ends a lapse ends no newer one.
+#[test]
+fn a_newer_lapse_goes_on() {
+    let mut state = State::new(Some(place(0)), true);
+    state.lapse(1);
+    state.lapse(2);
+    state.resume(1);
+    assert_eq!(state.lapsed_ns(), Some(2));
+    state.resume(2);
+    assert_eq!((state.lapsed_ns(), state.is_written()), (None, true));
 }
 
 #[test]
