@@ -325,6 +325,8 @@ fn unmounted(file: *mut bindings::file) {
 /// One claim fewer. The last ends the session.
 fn end(volume: &Arc<Volume>) {
     let _noio = NoIo::enter();
+    // Closed when `turning` is given up: to close a disk may take a write that needs that.
+    let _kept = volume.session().and_then(|session| session.origin.borrow());
     let _turning = volume.turning.lock();
     if !volume.change(|state| state.release()) {
         return;

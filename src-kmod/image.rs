@@ -99,7 +99,7 @@ pub(crate) fn settle() -> Result {
             registry::bind(&volume, Some(place))?;
         }
         drop(turning);
-        volume.open_gate();
+        volume.turn();
         drop((open, raw));
     }
     Ok(())

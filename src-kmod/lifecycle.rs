@@ -55,11 +55,10 @@ enum Kept<'a> {
     Gate(Pin<'a>),
 }
 
-impl<'a> ::core::ops::Deref for Kept<'a> {
-    type Target = Disk<'a>;
-    fn deref(&self) -> &Disk<'a> {
+impl Kept<'_> {
+    fn get(&self) -> Disk<'_> {
         match self {
-            Self::Own(disk) => disk,
+            Self::Own(disk) => *disk,
             Self::Gate(pin) => pin.disk(),
         }
     }
@@ -93,7 +92,7 @@ impl Scratch {
 fn look_at_head(keeper: &Keeper<'_>, dev: &Sectors) -> Result<([u8; 32], &'static str)> {
     let bytes = HEAD_LEN.min(dev.len() * 512) as usize;
     let scratch = Scratch::new(bytes)?;
-    keeper.disk()?.read_sync(dev.start, &scratch.0, bytes)?;
+    keeper.disk()?.get().read_sync(dev.start, &scratch.0, bytes)?;
     let mut content = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
     sys::copy_from_pages(&scratch.0, &mut content);
     Ok((sys::sha256(&content), fs_guess(&content)))
@@ -112,7 +111,7 @@ fn look_at(
     if end > dev.end || bytes % 512 != 0 || bytes as usize > scratch.0.len() * PAGE_SIZE {
         return Err(EINVAL);
     }
-    keeper.disk()?.read_sync(start, &scratch.0, bytes as usize)?;
+    keeper.disk()?.get().read_sync(start, &scratch.0, bytes as usize)?;
     Ok(sys::crc_pages(&scratch.0, bytes as usize))
 }
 
@@ -168,7 +167,8 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
         None => Keeper::Gate(volume, place),
     };
     let (sectors, name) = {
-        let disk = keeper.disk()?;
+        let kept = keeper.disk()?;
+        let disk = kept.get();
         if disk.id() != place.id {
             return Err(ENODEV);
         }
@@ -186,7 +186,7 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
     let session = Session::new(volume, own.clone(), place, geo, opening, module)?;
     // Nothing that was written before may be lost after this in a power cut:
     // it belongs to the state at the start.
-    let _ = keeper.disk()?.flush();
+    let _ = keeper.disk()?.get().flush();
     core().remember(session.clone())?;
     volume.adopt(session.clone());
     session.kick_writer();
@@ -231,7 +231,7 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
     if place.partition {
         dev_flags |= DEV_PARTITION;
     }
-    let mut inflight = keeper.disk().map_or(0, |disk| disk.inflight());
+    let mut inflight = keeper.disk().map_or(1, |kept| kept.get().inflight());
     // From here on writes are held.
     if let Err(e) = volume.arm(&session, opening.by) {
         session.break_with(e, sectors.start);
@@ -243,7 +243,7 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
         Link::Watched(witness) => witness,
         _ => None,
     };
-    let now = keeper.disk().ok().and_then(|disk| witness(volume, *disk, hoped));
+    let now = keeper.disk().ok().and_then(|kept| witness(volume, kept.get(), hoped));
     *session.witness.lock() = now;
     if let Link::Watched(before) = link {
         let sectors = volume::unseen(before, now);
@@ -269,12 +269,12 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
         };
     }
     match keeper.disk() {
-        Ok(disk) => {
-            if disk.id() != place.id {
+        Ok(kept) => {
+            if kept.get().id() != place.id {
                 // Between the look and the arming.
                 session.break_with(errno(ESTALE), sectors.start);
             }
-            inflight += disk.inflight();
+            inflight += kept.get().inflight();
         }
         // What waited has gone, unsaved.
         Err(e) => session.break_with(e, sectors.start),

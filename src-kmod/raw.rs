@@ -35,6 +35,8 @@ const IMAGE_IDLE_NS: u64 = 1_500_000_000;
 /// Time without a write after which a raw session's device is looked at, for its end. The watch comes by
 /// twice a second, so that this is over a second after the last write.
 const LOOK_NS: u64 = 300_000_000;
+/// How often somebody who ends a raw session looks anew because there was a write.
+const TRIES: u32 = 3;
 /// Writes pass at least so long when no session could be started.
 const LAPSE_NS: u64 = 10_000_000_000;
 
@@ -47,6 +49,8 @@ pub(crate) struct Gate {
     since_ns: u64,
     /// Who uses the disk that they keep open; they don't go meanwhile.
     pins: u32,
+    /// Who waits to let them go: nobody uses the disk anew.
+    openers: u32,
 }
 
 /// The disk of a bio at a volume's gate, which stays there as long as this lives. So that is for short, with
@@ -56,9 +60,9 @@ pub(crate) struct Pin<'a> {
     volume: &'a Volume,
 }
 
-impl<'a> Pin<'a> {
-    pub(crate) fn disk(&self) -> &Disk<'a> {
-        &self.disk
+impl Pin<'_> {
+    pub(crate) fn disk(&self) -> Disk<'_> {
+        self.disk
     }
 }
 
@@ -72,7 +76,7 @@ impl Drop for Pin<'_> {
 impl Gate {
     /// With nobody there.
     pub(crate) fn new() -> Self {
-        Self { bios: BioList::new(), count: 0, bytes: 0, since_ns: 0, pins: 0 }
+        Self { bios: BioList::new(), count: 0, bytes: 0, since_ns: 0, pins: 0, openers: 0 }
     }
 
     fn is_crowded(&self) -> bool {
@@ -125,9 +129,13 @@ impl Volume {
         Ok(())
     }
 
-    /// The disk of those that wait at the gate; `None` if nobody does, or for another one.
+    /// The disk of those that wait at the gate; `None` if nobody does, or for another one, or they are
+    /// about to go.
     pub(crate) fn pin_gate(&self, place: &Place) -> Option<Pin<'_>> {
         let mut gate = self.gate.lock();
+        if gate.openers != 0 {
+            return None;
+        }
         // SAFETY: It is used for as long as the pin lives, and so long they are not let go. What is read
         // through it has ended then.
         let disk = unsafe { gate.bios.lend(place.id.address) }?;
@@ -140,9 +148,11 @@ impl Volume {
     pub(crate) fn open_gate(&self) {
         let mut bios = BioList::new();
         let mut gate = self.gate.lock();
+        gate.openers += 1;
         while gate.pins != 0 {
             self.gate_moved.wait(&mut gate);
         }
+        gate.openers -= 1;
         bios.append(&mut gate.bios);
         live::add(Live::Bios, -(gate.count as i64));
         gate.count = 0;
@@ -192,10 +202,15 @@ impl Volume {
         self.looked.load(Ordering::Acquire) && !wrote
     }
 
+    /// Whether what its end needs to know is there.
+    fn has_seen(&self) -> bool {
+        self.has_look() && self.raw().is_some_and(|raw| raw.seen.lock().is_some())
+    }
+
     /// Opens the disk of the raw session, if one runs and its end needs that: for [`Volume::stop_raw`]. Not for
     /// whoever has `turning`, and not to be closed by that either.
     pub(crate) fn open_raw(&self) -> Option<OpenDisk> {
-        let raw = self.raw().filter(|_| !self.has_look())?;
+        let raw = self.raw().filter(|_| !self.has_seen())?;
         // Nothing if it is gone.
         OpenDisk::at(&raw.place).ok()
     }
@@ -206,6 +221,25 @@ impl Volume {
         if let Some(raw) = self.raw() {
             lifecycle::stop(self, &raw, open);
         }
+    }
+
+    /// The same for whoever has no lock yet.
+    pub(crate) fn stop_raw_alone(self: &Arc<Self>) {
+        for _ in 0..TRIES {
+            let open = self.open_raw();
+            let turning = self.turning.lock();
+            // A write, or a session, came meanwhile: once more, with the disk.
+            let done = open.is_some() || self.raw().is_none() || self.has_seen();
+            if done {
+                self.stop_raw(open.as_ref());
+            }
+            drop(turning);
+            if done {
+                return;
+            }
+        }
+        let _turning = self.turning.lock();
+        self.stop_raw(None);
     }
 
     /// A look of the watch. In an RCU read section: queues work, no more.
@@ -311,7 +345,7 @@ impl WorkItem<3> for Volume {
         let _live = Token::new(Live::Works);
         let _noio = NoIo::enter();
         let over = this.raw_over.swap(false, Ordering::AcqRel);
-        let fresh = this.has_look();
+        let fresh = this.has_seen();
         // Whoever wants to take the disk away right now is told that it is busy.
         let open = this.open_raw();
         let turning = this.turning.lock();
@@ -319,7 +353,7 @@ impl WorkItem<3> for Volume {
             if let Some(open) = &open {
                 look_for_end(&this, open);
             }
-        } else if fresh && !this.has_look() {
+        } else if fresh && !this.has_seen() {
             // There was a write meanwhile. Once more, with the disk.
             this.end_raw();
         } else {
@@ -334,7 +368,9 @@ impl WorkItem<3> for Volume {
 fn look_for_end(volume: &Arc<Volume>, open: &OpenDisk) {
     let Some(raw) = volume.raw() else { return };
     let quiet = || !volume.wrote.load(Ordering::Acquire) && raw.queue.lock().holding() == 0;
-    if volume.looked.load(Ordering::Relaxed) || !quiet() || raw.is_broken() {
+    // It may be another session's by now.
+    let own = open.disk().id().address == raw.place.id.address;
+    if !own || volume.looked.load(Ordering::Relaxed) || !quiet() || raw.is_broken() {
         return;
     }
     *raw.seen.lock() = None;
@@ -360,7 +396,7 @@ impl WorkItem<2> for Volume {
 
 /// ENXIO: another medium is there. EAGAIN: nobody waits for it here any more.
 fn start(volume: &Arc<Volume>) -> Result {
-    let place = volume.place().ok_or(ENODEV)?;
+    let place = volume.place().ok_or(EAGAIN)?;
     if !volume.pin_gate(&place).ok_or(EAGAIN)?.disk().has(&place) {
         return Err(ENXIO);
     }
@@ -372,6 +408,7 @@ fn start(volume: &Arc<Volume>) -> Result {
     }
     volume.last_write_ns.store(sys::now_awake_ns(), Ordering::Relaxed);
     volume.looked.store(false, Ordering::Relaxed);
+    volume.raw_over.store(false, Ordering::Relaxed);
     let opening = Opening { by: By::RawWrite, holder: 0, group_id: None, group_incomplete: false };
     lifecycle::start(volume, None, &opening)
 }

@@ -183,7 +183,7 @@ fn read_run(this: &Arc<Session>, disk: Disk<'_>, run: Chunks, wanted: bool) -> R
     // From here on the budget is the slice's, or has to be given back.
     let slice = (|| {
         this.add_leaves(run.start, run.end)?;
-        let mut pages = KVec::with_capacity((bytes as usize).div_ceil(PAGE_SIZE), GFP_KERNEL)?;
+        let mut pages = KVec::with_capacity((bytes as usize).div_ceil(PAGE_SIZE), this.reads_with)?;
         while pages.len() * PAGE_SIZE < bytes as usize {
             match if wanted { this.page() } else { Page::new() } {
                 Some(page) => pages.push(page, GFP_KERNEL)?,
@@ -214,7 +214,7 @@ fn read_run(this: &Arc<Session>, disk: Disk<'_>, run: Chunks, wanted: bool) -> R
                 state: AtomicU32::new(READING),
                 _live: Token::new(Kind::Slices),
             },
-            GFP_KERNEL | __GFP_NOWARN,
+            this.reads_with,
         )?;
         Ok((slice, part, part_bytes))
     })();

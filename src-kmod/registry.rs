@@ -699,8 +699,9 @@ fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result
     });
     bind(volume, now.filter(|_| refusal.is_none()))?;
     drop(turning);
-    // What was written meanwhile stands at the gate of the place before.
-    volume.open_gate();
+    // What was written meanwhile stands at the gate, of the place before or of this one. The worker may just
+    // be starting a session with its help.
+    volume.turn();
     Ok(())
 }
 
@@ -708,10 +709,7 @@ fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result
 pub(crate) fn stop_raw() -> Result {
     let _noio = sys::NoIo::enter();
     for volume in all()? {
-        let raw = volume.open_raw();
-        let turning = volume.turning.lock();
-        volume.stop_raw(raw.as_ref());
-        drop(turning);
+        volume.stop_raw_alone();
     }
     Ok(())
 }
