@@ -24,8 +24,10 @@ pub(crate) struct Queues {
     pub(crate) write: WorkQueue,
     pub(crate) release: WorkQueue,
     pub(crate) look: WorkQueue,
-    /// Starts and ends raw sessions, and so waits for all of them.
+    /// Starts raw sessions, and so waits for all of them.
     pub(crate) raw: WorkQueue,
+    /// Ends them, and opens and closes disks, which may take a write that waits for a start.
+    pub(crate) end: WorkQueue,
 }
 
 impl Queues {
@@ -36,6 +38,7 @@ impl Queues {
             release: WorkQueue::new(c"bdsnap_release")?,
             look: WorkQueue::new(c"bdsnap_look")?,
             raw: WorkQueue::new(c"bdsnap_raw")?,
+            end: WorkQueue::new(c"bdsnap_end")?,
         })
     }
 }

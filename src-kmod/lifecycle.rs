@@ -46,7 +46,7 @@ pub(crate) enum Keeper<'a> {
     /// We have.
     Own(&'a OpenDisk),
     /// Whoever waits at the volume's gate, as long as that does: the watch may have it opened at any time.
-    Gate(&'a Volume, Place),
+    Gate(&'a Arc<Volume>, Place),
 }
 
 /// A disk, for a look that waits for nothing but it.
@@ -232,6 +232,10 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
         dev_flags |= DEV_PARTITION;
     }
     let mut inflight = keeper.disk().map_or(1, |kept| kept.get().inflight());
+    if opening.by == By::RawWrite {
+        // The time without a write begins when that is let go.
+        volume.wrote.store(true, Ordering::Release);
+    }
     // From here on writes are held.
     if let Err(e) = volume.arm(&session, opening.by) {
         session.break_with(e, sectors.start);

@@ -51,13 +51,15 @@ pub(crate) struct Gate {
     pins: u32,
     /// Who waits to let them go: nobody uses the disk anew.
     openers: u32,
+    /// So does the watch, for whom the last pin queues the work.
+    overdue: bool,
 }
 
 /// The disk of a bio at a volume's gate, which stays there as long as this lives. So that is for short, with
 /// nothing to wait for but the disk.
 pub(crate) struct Pin<'a> {
     disk: Disk<'a>,
-    volume: &'a Volume,
+    volume: &'a Arc<Volume>,
 }
 
 impl Pin<'_> {
@@ -68,15 +70,29 @@ impl Pin<'_> {
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
-        self.volume.gate.lock().pins -= 1;
+        let mut gate = self.volume.gate.lock();
+        gate.pins -= 1;
+        let opens = gate.overdue && gate.pins == 0;
+        drop(gate);
         self.volume.gate_moved.notify_all();
+        if opens {
+            self.volume.open_overdue();
+        }
     }
 }
 
 impl Gate {
     /// With nobody there.
     pub(crate) fn new() -> Self {
-        Self { bios: BioList::new(), count: 0, bytes: 0, since_ns: 0, pins: 0, openers: 0 }
+        Self {
+            bios: BioList::new(),
+            count: 0,
+            bytes: 0,
+            since_ns: 0,
+            pins: 0,
+            openers: 0,
+            overdue: false,
+        }
     }
 
     fn is_crowded(&self) -> bool {
@@ -131,9 +147,9 @@ impl Volume {
 
     /// The disk of those that wait at the gate; `None` if nobody does, or for another one, or they are
     /// about to go.
-    pub(crate) fn pin_gate(&self, place: &Place) -> Option<Pin<'_>> {
+    pub(crate) fn pin_gate<'a>(self: &'a Arc<Self>, place: &Place) -> Option<Pin<'a>> {
         let mut gate = self.gate.lock();
-        if gate.openers != 0 {
+        if gate.openers != 0 || gate.overdue {
             return None;
         }
         // SAFETY: It is used for as long as the pin lives, and so long they are not let go. What is read
@@ -153,6 +169,7 @@ impl Volume {
             self.gate_moved.wait(&mut gate);
         }
         gate.openers -= 1;
+        gate.overdue = false;
         bios.append(&mut gate.bios);
         live::add(Live::Bios, -(gate.count as i64));
         gate.count = 0;
@@ -162,6 +179,11 @@ impl Volume {
         while let Some(bio) = bios.pop() {
             hook::send_on(bio, None);
         }
+    }
+
+    /// Has the gate opened by the watch's work item.
+    fn open_overdue(self: &Arc<Self>) {
+        let _ = core().queues.release.queue().enqueue::<Arc<Self>, 2>(self.clone());
     }
 
     /// Whether somebody waits at the gate.
@@ -188,7 +210,7 @@ impl Volume {
     }
 
     fn turn_end(self: &Arc<Self>) {
-        let _ = core().queues.raw.queue().enqueue::<Arc<Self>, 3>(self.clone());
+        let _ = core().queues.end.queue().enqueue::<Arc<Self>, 3>(self.clone());
     }
 
     fn raw(&self) -> Option<Arc<Session>> {
@@ -248,15 +270,16 @@ impl Volume {
         let limit_ns = p.hold_timeout_ms * 1_000_000 / 2;
         let overdue = {
             let gate = self.gate.lock();
-            let overdue = gate.count != 0 && now_ns.saturating_sub(gate.since_ns) >= limit_ns;
-            // Not if a session has just been armed, which opens the gate.
-            if overdue && !self.is_recording() {
+            let old = gate.count != 0 && now_ns.saturating_sub(gate.since_ns) >= limit_ns;
+            // Not if a session has just been armed: whoever did that opens the gate.
+            let overdue = old && !self.is_recording();
+            if overdue {
                 self.lapse();
             }
             overdue
         };
         if overdue {
-            let _ = core().queues.release.queue().enqueue::<Arc<Self>, 2>(self.clone());
+            self.open_overdue();
         }
         // An image may be written past its loop device once that is let go:
         // the sooner its session ends, the less of this is unseen.
@@ -346,6 +369,10 @@ impl WorkItem<3> for Volume {
         let _noio = NoIo::enter();
         let over = this.raw_over.swap(false, Ordering::AcqRel);
         let fresh = this.has_seen();
+        if !over && this.raw().is_none_or(|raw| raw.is_broken()) {
+            // There is nothing to look for.
+            return this.looked.store(true, Ordering::Release);
+        }
         // Whoever wants to take the disk away right now is told that it is busy.
         let open = this.open_raw();
         let turning = this.turning.lock();
@@ -389,6 +416,14 @@ impl WorkItem<2> for Volume {
     fn run(this: Arc<Volume>) {
         let _live = Token::new(Live::Works);
         let _noio = NoIo::enter();
+        {
+            let mut gate = this.gate.lock();
+            if gate.pins != 0 {
+                // Releasers of other sessions stand in the same queue.
+                gate.overdue = true;
+                return;
+            }
+        }
         pr_err!("a raw session could not be started in time: writes pass unseen\n");
         this.open_gate();
     }

@@ -64,10 +64,8 @@ struct Todo<'a> {
     lent: Option<Disk<'a>>,
 }
 
-/// Makes the next bio that came the current one. What is lent with it may be used until [`Queue::hang`]:
-/// before, the queue lets no bio go.
-///
-/// [`Queue::hang`]: crate::pure::queue::Queue::hang
+/// Makes the next bio that came the current one. What is lent with it may be used between `Queue::push` and
+/// `Queue::started`: there the queue keeps a bio.
 fn next_current<'a>(this: &Arc<Session>) -> Option<Todo<'a>> {
     const NOTHING: Sectors = Sectors { start: 0, end: 0 };
     let mut q = this.queue.lock();
@@ -80,10 +78,12 @@ fn next_current<'a>(this: &Arc<Session>) -> Option<Todo<'a>> {
     if taints || this.absorbs(&view) {
         sectors = NOTHING;
     }
-    // SAFETY: The reader uses it until it has told the queue that it does so no more, and before, that
-    // lets no bio of a raw session go. Its reads use it until they have ended, and the queue lets none go before
-    // that either. The submitter of a bio that has not gone has its disk open.
+    // SAFETY: The reader uses it only between the push of a slice, which the queue refuses when the bio may have
+    // gone, and the word that its read has been started; its reads use it until they have ended. Until then the
+    // queue keeps a bio of this disk, and the submitter of one that has not gone has its disk open.
     let lent = (this.by == By::RawWrite).then(|| unsafe { bio.lend() }).flatten();
+    // Another medium has other content.
+    let lent = lent.filter(|disk| disk.id() == this.place.id);
     let divisible = matches!(op, sys::OP_WRITE_ZEROES | sys::OP_DISCARD | sys::OP_SECURE_ERASE);
     if divisible && sectors.len() > u64::from(PART_SECTORS) {
         // Cut the lock for the allocation; meanwhile the bio is nobody's.
@@ -183,7 +183,7 @@ fn read_run(this: &Arc<Session>, disk: Disk<'_>, run: Chunks, wanted: bool) -> R
     // From here on the budget is the slice's, or has to be given back.
     let slice = (|| {
         this.add_leaves(run.start, run.end)?;
-        let mut pages = KVec::with_capacity((bytes as usize).div_ceil(PAGE_SIZE), this.reads_with)?;
+        let mut pages = KVec::with_capacity((bytes as usize).div_ceil(PAGE_SIZE), GFP_KERNEL)?;
         while pages.len() * PAGE_SIZE < bytes as usize {
             match if wanted { this.page() } else { Page::new() } {
                 Some(page) => pages.push(page, GFP_KERNEL)?,
@@ -214,7 +214,7 @@ fn read_run(this: &Arc<Session>, disk: Disk<'_>, run: Chunks, wanted: bool) -> R
                 state: AtomicU32::new(READING),
                 _live: Token::new(Kind::Slices),
             },
-            this.reads_with,
+            GFP_KERNEL | __GFP_NOWARN,
         )?;
         Ok((slice, part, part_bytes))
     })();
@@ -252,6 +252,9 @@ fn read_run(this: &Arc<Session>, disk: Disk<'_>, run: Chunks, wanted: bool) -> R
     if let Err(e) = started {
         // SAFETY: As above; no read was started, so nobody else tells.
         unsafe { read_done(raw, e.to_errno()) };
+    }
+    if this.queue.lock().started() {
+        this.kick_releaser();
     }
     Ok(Some(part.end - part.start))
 }

@@ -42,7 +42,6 @@ use crate::store::Files;
 use crate::syncer::{Asked, Syncer};
 use crate::sys::{self, BioList, BioView, Event, HeldBio, ModuleRef, OpenDisk, Page};
 use ::core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use kernel::alloc::Flags;
 use kernel::prelude::*;
 use kernel::sync::{new_condvar, new_mutex, new_spinlock, Arc, CondVar, Mutex, SpinLock};
 use kernel::workqueue::{impl_has_work, new_work, Work, WorkItem};
@@ -169,13 +168,13 @@ impl Slots {
 
     /// Makes sure that the chunks from `start` to before `end` have leaves;
     /// returns the bytes that it took.
-    fn add_leaves(&self, start: u64, end: u64, flags: Flags) -> Result<u64> {
+    fn add_leaves(&self, start: u64, end: u64) -> Result<u64> {
         use crate::pure::saved_set::LEAF_CHUNKS;
         let mut bytes = 0;
         for leaf in start / LEAF_CHUNKS..end.div_ceil(LEAF_CHUNKS) {
             let chunk = leaf * LEAF_CHUNKS;
             if self.set().needs_leaf(chunk) {
-                let mut new = KBox::<Leaf>::new_uninit(flags)?;
+                let mut new = KBox::<Leaf>::new_uninit(GFP_KERNEL | __GFP_NOWARN)?;
                 // SAFETY: All zeros is an empty leaf.
                 let new = unsafe {
                     ::core::ptr::write_bytes(new.as_mut_ptr(), 0, 1);
@@ -229,9 +228,6 @@ pub(crate) struct Session {
     pub(crate) durability: Durability,
     /// What opened it.
     pub(crate) by: By,
-    /// The reader's memory. What a raw session holds waits for its reader even when it is broken, so that must
-    /// not wait in turn until something is written back.
-    pub(crate) reads_with: Flags,
     /// Shared by the devices of one filesystem: the identity of the first
     /// one's session.
     pub(crate) group_id: Id,
@@ -404,10 +400,6 @@ impl Session {
                 origin <- Origin::new(own),
                 durability: volume.durability,
                 by: opening.by,
-                reads_with: match opening.by {
-                    By::Claim => GFP_KERNEL | __GFP_NOWARN,
-                    By::RawWrite => GFP_ATOMIC | __GFP_NOWARN,
-                },
                 holder: opening.holder,
                 // That of the first one, so that devices that join later are linked to
                 // it although its header is written.
@@ -501,7 +493,7 @@ impl Session {
 
     /// Makes room in the set.
     pub(crate) fn add_leaves(&self, start: u64, end: u64) -> Result {
-        let bytes = self.saved.add_leaves(start, end, self.reads_with)?;
+        let bytes = self.saved.add_leaves(start, end)?;
         self.set_bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }

@@ -4,12 +4,13 @@
 //! (device mapper, md), and for a loop device the filesystem of its file.
 //!
 //! A store anywhere above a protected device would have to save what saving
-//! writes. Walks paths of sysfs, and of loop devices' files: never in a claim.
+//! writes. Walks paths of sysfs, and of loop devices' files: never in a claim. Opens no device: a session's
+//! start waits for this, and whoever opens or closes a device may wait for a write that waits for that.
 
 use crate::image;
 use crate::pure::plan::Sectors;
 use crate::pure::volume::DiskId;
-use crate::sys::{self, Dir, Home, OpenDisk};
+use crate::sys::{self, Dir, DiskName, Home};
 use kernel::prelude::*;
 use kernel::str::CString;
 
@@ -26,7 +27,8 @@ pub(crate) fn lies_on(dir: &Dir, id: DiskId, sectors: &Sectors) -> Result<bool> 
     let mut i = 0;
     while i < todo.len() {
         let home: &Home = &todo[i];
-        if home.id == id && home.sectors.intersect(sectors).is_some() {
+        // Whatever its address, no other medium has its number.
+        if home.seq == id.seq && home.sectors.intersect(sectors).is_some() {
             return Ok(true);
         }
         let name = home.name;
@@ -70,12 +72,41 @@ fn push_below(todo: &mut KVec<Home>, name: &str) -> Result {
     };
     for below in names[..len].split(|&b| b == 0).filter(|b| !b.is_empty()) {
         let below = ::core::str::from_utf8(below).map_err(|_| EINVAL)?;
-        let attr = CString::try_from_fmt(fmt!("/sys/block/{}/slaves/{}/dev", name, below))?;
-        let mut dev = [0; 32];
-        let n = sys::read_text(&attr, &mut dev)?;
-        let (open, info) = OpenDisk::by_devt(sys::devt(&dev[..n])?)?;
-        let home = Home { id: info.id(), name: open.disk().name(), sectors: info.range()? };
-        todo.push(home, GFP_KERNEL)?;
+        todo.push(home_at(name, below)?, GFP_KERNEL)?;
     }
     Ok(())
+}
+
+/// The device `below`, a disk or a partition, of those that the disk `name` is made of.
+fn home_at(name: &str, below: &str) -> Result<Home> {
+    let mut buf = KVec::from_elem(0u8, 4096, GFP_KERNEL)?;
+    let read = |attribute: &str, buf: &mut [u8]| {
+        let path =
+            CString::try_from_fmt(fmt!("/sys/block/{}/slaves/{}/{}", name, below, attribute))?;
+        sys::read_text(&path, buf)
+    };
+    let mut number = |attribute: &str| -> Result<u64> {
+        let n = read(attribute, &mut buf)?;
+        let text = ::core::str::from_utf8(&buf[..n]).map_err(|_| EINVAL)?;
+        text.parse().map_err(|_| EINVAL)
+    };
+    match number("start") {
+        Ok(start) => {
+            let sectors = Sectors::new(start, number("size")?).ok_or(EINVAL)?;
+            let seq = number("../diskseq")?;
+            let n = read("../uevent", &mut buf)?;
+            let disk = buf[..n]
+                .split(|&b| b == b'\n')
+                .find_map(|line| line.strip_prefix(b"DEVNAME="))
+                .ok_or(EINVAL)?;
+            Ok(Home { seq, name: DiskName::new(disk)?, sectors })
+        }
+        // It is a disk.
+        Err(e) if e == ENOENT => {
+            let sectors = Sectors::new(0, number("size")?).ok_or(EINVAL)?;
+            let seq = number("diskseq")?;
+            Ok(Home { seq, name: DiskName::new(below.as_bytes())?, sectors })
+        }
+        Err(e) => Err(e),
+    }
 }

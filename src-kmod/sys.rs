@@ -840,9 +840,17 @@ impl DiskName {
         let mut bytes = [0; 32];
         // SAFETY: The caller's promise; `bytes` has so many.
         let n = unsafe { c::bdsnap_disk_name(disk, bytes.as_mut_ptr().cast(), bytes.len()) };
+        let name = usize::try_from(n).ok().and_then(|n| bytes.get(..n)).unwrap_or(&[]);
+        Self::new(name).unwrap_or(Self { bytes: [0; 32], len: 0 })
+    }
+
+    /// As the kernel or sysfs says it; EINVAL if it is too long.
+    pub(crate) fn new(name: &[u8]) -> Result<Self> {
+        let mut bytes = [0; 32];
+        bytes.get_mut(..name.len()).ok_or(EINVAL)?.copy_from_slice(name);
         // In sysfs the slashes of a name are exclamation marks.
         bytes.iter_mut().filter(|b| **b == b'/').for_each(|b| *b = b'!');
-        Self { bytes, len: usize::try_from(n).unwrap_or(0) }
+        Ok(Self { bytes, len: name.len() })
     }
 
     /// EINVAL if it is not UTF-8.
@@ -1263,7 +1271,8 @@ pub(crate) struct StoreInfo {
 
 /// Some sectors of a disk.
 pub(crate) struct Home {
-    pub(crate) id: DiskId,
+    /// Of the medium.
+    pub(crate) seq: u64,
     pub(crate) name: DiskName,
     pub(crate) sectors: Sectors,
 }
@@ -1310,7 +1319,7 @@ impl Dir {
             home: NonNull::new(raw.disk).zip(Sectors::new(raw.start, raw.sectors)).map(
                 |(disk, sectors)| Home {
                     // SAFETY: The path pins the filesystem, and that its disk.
-                    id: unsafe { disk_id(disk.as_ptr()) },
+                    seq: unsafe { disk_id(disk.as_ptr()) }.seq,
                     // SAFETY: As above.
                     name: unsafe { DiskName::of(disk.as_ptr()) },
                     sectors,

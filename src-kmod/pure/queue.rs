@@ -20,7 +20,7 @@
 //!   need. So its failed read is nobody's loss: it is dropped, and if a bio needed chunks
 //!   of it, all that came by then are looked at again, and read their own.
 //! * A raw session has no disk of its own: held bios keep it, each for the reads that were made for
-//!   it. Those have ended when it goes; if the session breaks before, all wait for the last read.
+//!   it. Those have ended when it goes; if the session breaks before, one stays for the last read.
 //! * What the reader cannot do it leaves to the writer to tell: the store has to
 //!   say that the session is broken before a write goes on that it lost. Until
 //!   then the reader stands still.
@@ -139,7 +139,7 @@ pub struct Queue<S, B: Bios, P, I> {
     pub(super) in_hand: bool,
     /// See [`Queue::new`]. Not once the session is broken and the last read has ended.
     pub(super) borrows: bool,
-    /// The reader works for a bio that it took, and may start reads.
+    /// The reader is about to start a read.
     pub(super) reads: bool,
     pub(super) current: Option<B::Bio>,
     pub(super) failed: Option<Failure>,
@@ -229,7 +229,6 @@ where
         }
         let bio = self.again.pop().or_else(|| self.incoming.pop())?;
         self.in_hand = true;
-        self.reads = true;
         Some(bio)
     }
 
@@ -271,7 +270,7 @@ where
         Some(run)
     }
 
-    /// Adds a slice, before its read is started; hands it back if the session
+    /// Adds a slice, before its read is started, which [`Queue::started`] tells; hands it back if the session
     /// broke (it may end at any time then) or the ring is full. One that no bio
     /// has `wanted` yet also if it closes: with the last bio all has to be over.
     pub fn push(&mut self, slice: S, wanted: bool) -> Result<(), S> {
@@ -283,7 +282,16 @@ where
         self.index.push(at, &slice.run());
         self.places[at] = Some(Pending { slice, waiters: B::none(), wanted, ahead: !wanted });
         self.len += 1;
+        self.reads = true;
         Ok(())
+    }
+
+    /// The read of the slice that was pushed is under way, or could not be started. True: bios may go that
+    /// waited for that.
+    #[must_use]
+    pub fn started(&mut self) -> bool {
+        self.reads = false;
+        self.broken && self.borrows
     }
 
     /// What the current bio changes cannot be saved. It stays where it is until
@@ -294,13 +302,9 @@ where
         }
     }
 
-    /// All reads for the bio that the reader took are on their way: it waits for the youngest
-    /// slice. True: there was none, and it is ready, or others are that waited for the reader.
+    /// All reads for the current bio are on their way: it waits for the youngest
+    /// slice. True: there was none, and it is ready.
     pub fn hang(&mut self) -> bool {
-        self.reads = false;
-        if self.broken {
-            return self.borrows;
-        }
         if self.failed.is_some() {
             return false;
         }
@@ -478,15 +482,16 @@ where
         }
     }
 
-    /// Takes the first bio that may go. Whoever ends the last read of a broken session that borrows its disk
+    /// Takes the first bio that may go, when the one before it has gone. Whoever ends the last read of a broken session that borrows its disk
     /// has to look again.
     pub fn take_ready(&mut self) -> Option<B::Bio> {
         if self.broken && self.borrows {
-            if self.is_reading() {
+            if !self.is_reading() {
+                // No read is started any more.
+                self.borrows = false;
+            } else if self.holding() < 2 {
                 return None;
             }
-            // No read is started any more.
-            self.borrows = false;
         }
         self.ready.pop()
     }
