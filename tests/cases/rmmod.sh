@@ -1,6 +1,5 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# tags: full
 # timeout: 400
 #
 # The modules of registered disks' drivers are unloaded: they go, or are in use while a session runs.
