@@ -156,7 +156,7 @@ zeros "raw: discarded is zeros" $device 4 4
 blkdiscard -z -o 12M -l 4M $device || not_ok "raw: write zeroes"
 zeros "raw: zeroes are zeros" $device 12 4
 settle
-atleast "raw: all of it is saved" $((8 << 20)) "$(list sessions.0.saved_bytes $device)"
+atleast "raw: all of it is saved" $((8 << 20)) "$(last saved_bytes $device)"
 back raw $device
 deactivate $device
 
