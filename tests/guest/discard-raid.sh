@@ -66,6 +66,9 @@ random 12 /dev/md5
 sync /dev/md5
 is "RAID5: it takes discards" yes "$([ "$(cat /sys/block/md5/queue/discard_max_bytes)" -gt 0 ] && echo yes)"
 for disk in "${members[@]}"; do activate "$disk"; done
+# What md writes of its own when an array falls silent
+sleep 1
+settle
 before raid5 /dev/vda
 # In each stripe some members' chunks are saved already and others' are not.
 scatter /dev/md5 150 1

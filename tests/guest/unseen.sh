@@ -173,6 +173,8 @@ usual() {
 	# The chain may be older; how it goes on is what counts.
 	began=$(list "sessions.#" "$device")
 	activate "$device" || not_ok "$name: activate"
+	# A loop device is its image, whose loop device is known from here on.
+	bdsnap settle || not_ok "$name: settle"
 	put "$device" 600 16
 	settle
 	for other in "${all[@]}"; do
@@ -224,7 +226,9 @@ part_usual() {
 	dmsetup mknodes
 	usual linear /dev/mapper/two
 	dmsetup remove two
-	mdadm --quiet --create /dev/md1 --run --level=1 --raid-devices=2 --metadata=1.2 --assume-clean /dev/vda /dev/vdb || die "mdadm"
+	mdadm --quiet --create /dev/md1 --run --level=1 --raid-devices=2 --metadata=1.2 /dev/vda /dev/vdb || die "mdadm"
+	# Else it depends on the leg what is read.
+	mdadm --wait /dev/md1
 	[ -e /dev/md1 ] || mknod /dev/md1 b 9 1
 	usual md /dev/md1
 	mdadm --quiet --stop /dev/md1
