@@ -223,14 +223,15 @@ fn any_unbound(info: &BdevInfo) -> bool {
 
 /// One claim more. The first starts a session. False: it is registered no more.
 fn begin(volume: &Arc<Volume>, open: &Arc<OpenDisk>, info: &BdevInfo, opening: &Opening) -> bool {
+    let disk = open.disk();
     if !volume.is_claimed() {
         // What was written raw belongs to what was before. Without the lock,
         // since a write may have to start a session of its own.
-        open.disk().sync_caches(info.start, info.start.saturating_add(info.sectors));
+        disk.sync_caches(info.start, info.start.saturating_add(info.sectors));
     }
     let _noio = NoIo::enter();
     let turning = volume.turning.lock();
-    if volume.image.is_some() && volume.is_claimed() && !volume.is_on(open.disk().id()) {
+    if volume.image.is_some() && volume.is_claimed() && !volume.is_on(disk.id()) {
         pr_warn!("an image is mounted by two loop devices; its session is tainted\n");
         if let Some(session) = volume.session() {
             // The second one is about to write.
@@ -245,7 +246,7 @@ fn begin(volume: &Arc<Volume>, open: &Arc<OpenDisk>, info: &BdevInfo, opening: &
     }
     volume.stop_raw(Some(open));
     let moved = match volume.image {
-        Some(_) => rebind(volume, image::place_of(open.disk())),
+        Some(_) => rebind(volume, image::place_of(disk)),
         None => follow(volume, info),
     };
     match moved.and_then(|()| lifecycle::start(volume, Some(open.clone()), opening)) {
@@ -260,8 +261,8 @@ fn begin(volume: &Arc<Volume>, open: &Arc<OpenDisk>, info: &BdevInfo, opening: &
     // What has come meanwhile is the session's first write; the device's page
     // cache may consist of it, so that it cannot wait for the gate's worker.
     volume.open_gate();
-    open.disk().sync_caches(info.start, info.start.saturating_add(info.sectors));
-    let _ = open.disk().flush();
+    disk.sync_caches(info.start, info.start.saturating_add(info.sectors));
+    let _ = disk.flush();
     true
 }
 

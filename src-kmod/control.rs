@@ -425,11 +425,11 @@ fn restore(file: &ControlDevice, request: &mut Restore) -> Result {
     let r = resolve(&name)?;
     let _control = core().control.lock();
     let Some(volume) = find(&r) else { return Ok(()) };
+    let _noio = NoIo::enter();
     if request.phase == RESTORE_BEGIN {
         // With as many looks as it takes: one may start again until the lock is had below.
         volume.stop_raw_alone();
     }
-    let _noio = NoIo::enter();
     let raw = if request.phase == RESTORE_BEGIN { volume.open_raw() } else { None };
     let _turning = volume.turning.lock();
     request.flags |= RESTORE_REGISTERED;

@@ -20,17 +20,14 @@ use kernel::sync::Arc;
 /// Loop devices that are looked at when one is searched.
 const LOOPS: u32 = 256;
 
-/// What sysfs says of a loop device.
-fn loop_attribute(name: &DiskName, attribute: &str, buf: &mut [u8]) -> Result<usize> {
+/// Where sysfs says something of a loop device.
+fn loop_attribute(name: &DiskName, attribute: &str) -> Result<CString> {
     let name = name.as_str()?;
-    sys::read_text(&CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?, buf)
+    Ok(CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?)
 }
 
 pub(crate) fn loop_number(disk: &DiskName, attribute: &str) -> Result<u64> {
-    let mut buf = [0; 32];
-    let n = loop_attribute(disk, attribute, &mut buf)?;
-    let text = ::core::str::from_utf8(&buf[..n]).map_err(|_| EINVAL)?;
-    text.parse().map_err(|_| EINVAL)
+    sys::read_number(&loop_attribute(disk, attribute)?)
 }
 
 /// The path of the file that a loop device shows; `None` for other disks.
@@ -44,7 +41,7 @@ pub(crate) fn file_behind(name: &DiskName) -> Result<Option<KVec<u8>>> {
         return Ok(None);
     }
     let mut path = KVec::from_elem(0u8, 4096 + 16, GFP_KERNEL)?;
-    match loop_attribute(name, "backing_file", &mut path) {
+    match sys::read_text(&loop_attribute(name, "backing_file")?, &mut path) {
         Ok(n) => {
             path.truncate(n);
             Ok(Some(path))

@@ -42,7 +42,7 @@ pub(crate) struct Opening {
 }
 
 /// Who has the disk open while we look at it.
-pub(crate) enum Keeper<'a> {
+enum Keeper<'a> {
     /// We have.
     Own(&'a OpenDisk),
     /// Whoever waits at the volume's gate, as long as that does: the watch may have it opened at any time.

@@ -245,7 +245,7 @@ impl Volume {
         }
     }
 
-    /// The same for whoever has no lock yet.
+    /// The same for whoever has no lock yet. Not where memory may be had by writing to the device.
     pub(crate) fn stop_raw_alone(self: &Arc<Self>) {
         for _ in 0..TRIES {
             let open = self.open_raw();
@@ -368,11 +368,11 @@ impl WorkItem<3> for Volume {
         let _live = Token::new(Live::Works);
         let _noio = NoIo::enter();
         let over = this.raw_over.swap(false, Ordering::AcqRel);
-        let fresh = this.has_seen();
         if !over && this.raw().is_none_or(|raw| raw.is_broken()) {
             // There is nothing to look for.
             return this.looked.store(true, Ordering::Release);
         }
+        let fresh = this.has_seen();
         // Whoever wants to take the disk away right now is told that it is busy.
         let open = this.open_raw();
         let turning = this.turning.lock();

@@ -79,22 +79,16 @@ fn push_below(todo: &mut KVec<Home>, name: &str) -> Result {
 
 /// The device `below`, a disk or a partition, of those that the disk `name` is made of.
 fn home_at(name: &str, below: &str) -> Result<Home> {
-    let mut buf = KVec::from_elem(0u8, 4096, GFP_KERNEL)?;
-    let read = |attribute: &str, buf: &mut [u8]| {
-        let path =
-            CString::try_from_fmt(fmt!("/sys/block/{}/slaves/{}/{}", name, below, attribute))?;
-        sys::read_text(&path, buf)
+    let path = |attribute: &str| {
+        CString::try_from_fmt(fmt!("/sys/block/{}/slaves/{}/{}", name, below, attribute))
     };
-    let mut number = |attribute: &str| -> Result<u64> {
-        let n = read(attribute, &mut buf)?;
-        let text = ::core::str::from_utf8(&buf[..n]).map_err(|_| EINVAL)?;
-        text.parse().map_err(|_| EINVAL)
-    };
+    let number = |attribute: &str| sys::read_number(&*path(attribute)?);
     match number("start") {
         Ok(start) => {
             let sectors = Sectors::new(start, number("size")?).ok_or(EINVAL)?;
             let seq = number("../diskseq")?;
-            let n = read("../uevent", &mut buf)?;
+            let mut buf = KVec::from_elem(0u8, 4096, GFP_KERNEL)?;
+            let n = sys::read_text(&*path("../uevent")?, &mut buf)?;
             let disk = buf[..n]
                 .split(|&b| b == b'\n')
                 .find_map(|line| line.strip_prefix(b"DEVNAME="))

@@ -864,18 +864,12 @@ impl DiskName {
 pub(crate) fn sectors_at(place: &Place) -> Result<u64> {
     let (major, minor) = (place.major, place.minor);
     let up = if place.partition { "../" } else { "" };
-    let mut text = [0; 32];
-    let mut number = |name: &CStr| -> Result<u64> {
-        let n = read_text(name, &mut text)?;
-        let text = core::str::from_utf8(&text[..n]).map_err(|_| EINVAL)?;
-        text.parse().map_err(|_| EINVAL)
-    };
     let seq = CString::try_from_fmt(fmt!("/sys/dev/block/{}:{}/{}diskseq", major, minor, up))?;
     let size = CString::try_from_fmt(fmt!("/sys/dev/block/{}:{}/size", major, minor))?;
-    if number(&seq)? != place.id.seq {
+    if read_number(&seq)? != place.id.seq {
         return Err(ENXIO);
     }
-    number(&size)
+    read_number(&size)
 }
 
 /// The number of a place's whole disk.
@@ -1226,6 +1220,14 @@ pub(crate) fn read_text(name: &CStr, buf: &mut [u8]) -> Result<usize> {
         return Err(Error::from_errno(n));
     }
     Ok(n as usize)
+}
+
+/// The number that an attribute in sysfs holds.
+pub(crate) fn read_number(name: &CStr) -> Result<u64> {
+    let mut text = [0; 32];
+    let n = read_text(name, &mut text)?;
+    let text = core::str::from_utf8(&text[..n]).map_err(|_| EINVAL)?;
+    text.parse().map_err(|_| EINVAL)
 }
 
 /// The names in a directory of /sys, each ended by a NUL; returns their bytes.

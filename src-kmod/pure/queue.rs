@@ -482,8 +482,8 @@ where
         }
     }
 
-    /// Takes the first bio that may go, when the one before it has gone. Whoever ends the last read of a broken session that borrows its disk
-    /// has to look again.
+    /// Takes the first bio that may go, when the one before it has gone. Whoever ends the last read of a broken
+    /// session that borrows its disk has to look again.
     pub fn take_ready(&mut self) -> Option<B::Bio> {
         if self.broken && self.borrows {
             if !self.is_reading() {
