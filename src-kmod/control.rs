@@ -89,7 +89,7 @@ pub(crate) fn system_call(on: bool, name: usize, password: usize) -> Result {
     }
     auth::check(&password.0)?;
     if on {
-        activate(&name, None).map(|_| ())
+        activate_now(&name, None).map(|_| ())
     } else {
         deactivate(&name).map(|_| ())
     }
@@ -324,6 +324,15 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
         remove_hooks_if_idle();
     }
     result.map(|()| flags)
+}
+
+/// The same for a caller who goes on from there: of an image, the loop device that shows it is known.
+fn activate_now(name: &[u8], durability: Option<Durability>) -> Result<u64> {
+    let flags = activate(name, durability)?;
+    if crate::image::any() {
+        crate::look::settle();
+    }
+    Ok(flags)
 }
 
 /// With nothing registered the hooks on bios and claims are not installed. The
@@ -619,8 +628,12 @@ fn entry(volume: &Volume) -> (Entry, Option<Summary>) {
         (e.major, e.minor) = (place.major, place.minor);
         (e.start, e.bytes) = (place.sectors.start, sectors.saturating_mul(512));
     }
-    let unseen = volume.unseen_bytes.load(Ordering::Relaxed);
-    e.unseen_bytes = unseen;
+    let escaped = state.has_escaped();
+    e.unseen_bytes = match volume.unseen_bytes.load(Ordering::Relaxed) {
+        // It was seen, but not counted.
+        0 if escaped => u64::MAX,
+        bytes => bytes,
+    };
     for (flag, set) in [
         (ENTRY_WRITTEN, state.is_written()),
         (ENTRY_IMAGE, volume.image.is_some()),
@@ -630,7 +643,7 @@ fn entry(volume: &Volume) -> (Entry, Option<Summary>) {
         (ENTRY_RECORDING, session.is_some()),
         (ENTRY_RAW, state.is_raw()),
         (ENTRY_OTHERS, volume.others_restored.load(Ordering::Relaxed)),
-        (ENTRY_UNSEEN, unseen != 0 && unseen != u64::MAX),
+        (ENTRY_UNSEEN, escaped || (e.unseen_bytes != 0 && e.unseen_bytes != u64::MAX)),
     ] {
         if set {
             e.flags |= flag;
@@ -771,7 +784,7 @@ fn control(c: &mut Control, on: bool) -> Result {
         return Err(EINVAL);
     }
     auth::check(&password.0)?;
-    c.flags = if on { activate(&name, durability)? } else { deactivate(&name)? };
+    c.flags = if on { activate_now(&name, durability)? } else { deactivate(&name)? };
     Ok(())
 }
 

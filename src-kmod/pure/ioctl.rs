@@ -443,7 +443,7 @@ pub const ENTRY_RESTORING: u64 = 64;
 pub const ENTRY_RAW: u64 = 128;
 /// Others wrote during the last restore.
 pub const ENTRY_OTHERS: u64 = 256;
-/// The disk's statistics show writes that did not pass the module.
+/// Writes passed that no session has saved: by what was seen of them, or by the disk's statistics.
 pub const ENTRY_UNSEEN: u64 = 512;
 
 const _: () = {

@@ -273,6 +273,15 @@ impl State {
         self.link == Link::Written
     }
 
+    /// Whether something was written past a session that ought to have been started for it.
+    pub fn has_escaped(&self) -> bool {
+        self.raw
+            && self.link == Link::Written
+            && !self.unprotected
+            && self.restore.is_none()
+            && self.registration == Registration::Registered
+    }
+
     /// Whether, while its raw session recorded, its disk had another medium or was gone.
     pub fn has_another_medium(&self) -> bool {
         self.another_medium

@@ -173,8 +173,6 @@ usual() {
 	# The chain may be older; how it goes on is what counts.
 	began=$(list "sessions.#" "$device")
 	activate "$device" || not_ok "$name: activate"
-	# A loop device is its image, whose loop device is known from here on.
-	bdsnap settle || not_ok "$name: settle"
 	put "$device" 600 16
 	settle
 	for other in "${all[@]}"; do

@@ -822,6 +822,32 @@ fn a_newer_lapse_goes_on() {
     assert_eq!((state.lapsed_ns(), state.is_written()), (None, true));
 }
 
+/// What a raw session ought to have saved, and what nobody promised to.
+#[test]
+fn what_has_escaped() {
+    let written = |raw: bool| {
+        let mut state = State::new(Some(place(0)), raw);
+        state.take_notes(WROTE);
+        state
+    };
+    assert!(written(true).has_escaped());
+    assert!(!written(false).has_escaped(), "between mounts all may write");
+    assert!(!State::new(Some(place(0)), true).has_escaped(), "nothing was written");
+    let mut state = written(true);
+    state.set_unprotected(true);
+    assert!(!state.has_escaped(), "that it is not protected is said");
+    let mut state = written(true);
+    assert_eq!(state.begin_restore(), Ok(()));
+    assert!(!state.has_escaped(), "a restore is under way");
+    let mut state = State::new(Some(place(0)), true);
+    state.lapse(1);
+    assert!(state.has_escaped(), "no session could be started");
+    let mut state = written(true);
+    assert_eq!(state.arm(By::RawWrite), Ok(()));
+    assert_eq!(state.begin(), Link::Written);
+    assert!(!state.has_escaped(), "the session's gap says it from now on");
+}
+
 #[test]
 fn statistics_judge() {
     let watched = Link::Watched(Some(5));

@@ -148,7 +148,7 @@ fn of_module(m: &mut Metrics, status: &ModuleStatus) {
             flag(e.flags, ENTRY_UNPROTECTED | ENTRY_REFUSED)
         }),
         ("device_written", "It was written outside a session", &|e| flag(e.flags, ENTRY_WRITTEN)),
-        ("device_unseen", "Its disk's statistics show writes past bdsnap", &|e| {
+        ("device_unseen", "Something was written that no session has saved", &|e| {
             flag(e.flags, ENTRY_UNSEEN)
         }),
         ("device_broken", "Its last session is broken or tainted", &|e| {

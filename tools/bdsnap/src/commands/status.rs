@@ -379,7 +379,7 @@ fn entry(out: &mut String, r: &Registration) -> std::fmt::Result {
         writeln!(out, "  gap        others wrote while the last restore wrote")?;
     }
     if set(e, ENTRY_UNSEEN) {
-        writeln!(out, "  UNSEEN     {}, as the disk's statistics say", unseen(e))?;
+        writeln!(out, "  UNSEEN     {}", unseen(e))?;
     }
     Ok(())
 }
