@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # tags: full
-# timeout: 600
+# timeout: 1200
 #
 # Devices that are taken down right after they were written: the module is in nobody's way, and reads nothing
 # from what is gone.
@@ -14,5 +14,5 @@ for name in a b c d e f; do
 	options+=(--disk "$dir/vd$name")
 done
 # In threads of its own each processor is where the other one does not expect it.
-guest "no complaint, nothing left behind" --thread multi --store 6G "${options[@]}" --timeout 500 -- teardown.sh
+guest "no complaint, nothing left behind" --thread multi --store 6G "${options[@]}" --timeout 1100 -- teardown.sh
 exit $failed

@@ -5,7 +5,7 @@
 # dm on /dev/vda, md on vdb and vdc, loop, partitions of vdd, a medium of scsi_debug. Then some that are slow, on vde and vdf.
 
 . "$(dirname "$0")/lib.sh"
-rounds=40
+rounds=100
 [ $# -gt 0 ] || set -- quick slow
 load
 modprobe -a raid1 dm-delay sd_mod
