@@ -23,7 +23,7 @@ const LOOPS: u32 = 256;
 /// Where sysfs says something of a loop device.
 fn loop_attribute(name: &DiskName, attribute: &str) -> Result<CString> {
     let name = name.as_str()?;
-    Ok(CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))?)
+    CString::try_from_fmt(fmt!("/sys/block/{}/loop/{}", name, attribute))
 }
 
 pub(crate) fn loop_number(disk: &DiskName, attribute: &str) -> Result<u64> {

@@ -82,13 +82,13 @@ fn home_at(name: &str, below: &str) -> Result<Home> {
     let path = |attribute: &str| {
         CString::try_from_fmt(fmt!("/sys/block/{}/slaves/{}/{}", name, below, attribute))
     };
-    let number = |attribute: &str| sys::read_number(&*path(attribute)?);
+    let number = |attribute: &str| sys::read_number(&path(attribute)?);
     match number("start") {
         Ok(start) => {
             let sectors = Sectors::new(start, number("size")?).ok_or(EINVAL)?;
             let seq = number("../diskseq")?;
             let mut buf = KVec::from_elem(0u8, 4096, GFP_KERNEL)?;
-            let n = sys::read_text(&*path("../uevent")?, &mut buf)?;
+            let n = sys::read_text(&path("../uevent")?, &mut buf)?;
             let disk = buf[..n]
                 .split(|&b| b == b'\n')
                 .find_map(|line| line.strip_prefix(b"DEVNAME="))
