@@ -452,6 +452,13 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, open: Option<&O
     volume.let_go(session, link);
 }
 
+/// Whether this disk tells how the session ended. Whoever ends it may have another one.
+pub(crate) fn tells_of(volume: &Volume, session: &Session, open: &OpenDisk) -> bool {
+    let (id, of) = (open.disk().id(), session.place.id);
+    // An image may be on another loop device by now, or on the same one again.
+    id.address == of.address && (volume.image.is_none() || id == of)
+}
+
 /// What there is, if it can be looked at.
 fn look_at_all(
     volume: &Arc<Volume>,
@@ -466,8 +473,7 @@ fn look_at_all(
     if let Some(seen) = session.seen.lock().take().filter(|_| fresh) {
         return Some(seen);
     }
-    // Whoever ends it may have another disk: the image is on another loop device by now.
-    let open = open.filter(|open| open.disk().id().address == session.place.id.address)?;
+    let open = open.filter(|open| tells_of(volume, session, open))?;
     Seen::of(volume, session, open).ok()
 }
 

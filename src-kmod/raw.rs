@@ -396,7 +396,7 @@ fn look_for_end(volume: &Arc<Volume>, open: &OpenDisk) {
     let Some(raw) = volume.raw() else { return };
     let quiet = || !volume.wrote.load(Ordering::Acquire) && raw.queue.lock().holding() == 0;
     // It may be another session's by now.
-    let own = open.disk().id().address == raw.place.id.address;
+    let own = lifecycle::tells_of(volume, &raw, open);
     if !own || volume.looked.load(Ordering::Relaxed) || !quiet() || raw.is_broken() {
         return;
     }

@@ -151,7 +151,8 @@ copy $device alone.2
 raw 4 4
 is "no gap over an undisturbed restore" none "$(newest gap_before)"
 
-slow 0 1500
+# It has to last until the other has come, on a busy machine too.
+slow 0 5000
 restore beside
 is "a restore beside which others write" 6 $code
 differ "it says so" 0 "$(grep -ci 'others wrote' <<<"$said")"

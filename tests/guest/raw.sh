@@ -250,6 +250,27 @@ is "both whole" "closed closed" "$(states $image)"
 is "nothing in between" "none none" "$(gaps $image)"
 restored "an-image-let-go" $image "$(first $image)" third0
 
+# The same one, that is let go and shows it again, before anybody has looked how the session ended.
+image=/snapshot/again
+truncate -s 32M $image
+mkfs.ext4 -q -F $image
+activate $image
+loop=$(losetup -f --show $image)
+bdsnap settle
+copy "$loop" again0
+dd if=/dev/urandom of="$loop" bs=4k seek=5000 count=1 oflag=direct conv=notrunc status=none
+losetup -d "$loop"
+loop2=$(losetup -f --show $image)
+must "the same loop device once more" "$loop" "$loop2"
+mount "$loop2" /mnt || not_ok "mount"
+dd if=/dev/urandom of=/mnt/file bs=64k count=4 status=none
+umount /mnt
+losetup -d "$loop2"
+is "a loop device that shows it again at once" "raw mount" "$(kinds $image)"
+is "both whole, again" "closed closed" "$(states $image)"
+is "nothing in between, again" "none none" "$(gaps $image)"
+restored "an-image-again" $image "$(first $image)" again0
+
 # The loop device shows another part of its file while it is mounted.
 image=/snapshot/fourth
 truncate -s 32M $image
