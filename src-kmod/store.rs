@@ -50,6 +50,10 @@ const NO_STRICT: [u64; 9] = [
     0x5346_414f, // afs
 ];
 
+/// The version of the format that is written, and where it has what.
+const VERSION: Version = Version::One;
+const LAYOUT: Layout = VERSION.layout();
+
 /// Keeps the store's marker for whoever raises `chain_seq`.
 pub(crate) struct MarkerLock;
 
@@ -188,8 +192,13 @@ pub(crate) struct Files {
     pub(crate) batch: Batch,
     /// The one before it, if that is being made durable beside the writer, and its first sector (of the disk).
     pub(crate) syncing: Option<(Sum, u64)>,
+    /// The runs of `batch`, as they become records.
+    runs: KVVec<Run>,
+    /// Those, encoded.
     buf: KVVec<u8>,
     gather: Gather,
+    /// For a status, so that one can be written with no memory left.
+    slot: KVec<u8>,
     /// `dat` once more, for large writes past the page cache; `None` if the store's
     /// file system has no such ones.
     direct: Option<File>,
@@ -231,8 +240,10 @@ impl Files {
             taint_marked: false,
             batch: Batch::new()?,
             syncing: None,
-            buf: KVVec::with_capacity((BATCH + 1) * RECORD_LEN, GFP_KERNEL)?,
+            runs: KVVec::with_capacity(BATCH, GFP_KERNEL)?,
+            buf: KVVec::with_capacity((BATCH + 1) * LAYOUT.record_len, GFP_KERNEL)?,
             gather: Gather::new()?,
+            slot: KVec::from_elem(0u8, LAYOUT.slot_len, GFP_KERNEL)?,
             direct: None,
             store_id: NO_ID,
             header: None,
@@ -334,7 +345,7 @@ impl Files {
         if session.durability == Durability::Strict && IN_PLACE.contains(&store.info().magic) {
             self.places = Some(Places {
                 dat: Prefill::new(0),
-                map: Prefill::new(RECORDS_OFFSET),
+                map: Prefill::new(LAYOUT.records),
                 one_flush: dat.one_flush_is_enough(),
             });
         }
@@ -403,8 +414,7 @@ impl Files {
         let direct = self.direct.as_ref().filter(|_| self.is_large(session, from));
         if from == 0 {
             self.batch.sum = Sum::default();
-            self.buf.clear();
-            self.buf.extend_from_slice(&[0; RECORD_LEN], GFP_KERNEL)?;
+            self.runs.clear();
         }
         let sum = &mut self.batch.sum;
         let mut at = self.dat_end;
@@ -431,18 +441,19 @@ impl Files {
                     return Err(EINVAL);
                 }
             }
-            let record = Record {
+            let run = Run {
+                tag: 0,
                 sector: session.geo.device_sectors_of(&slice.run).start,
                 bytes: slice.bytes,
-                flags: if zero { REC_ZERO } else { 0 },
+                stored: if zero { 0 } else { slice.bytes },
                 offset: at,
                 data_crc: sys::crc_pages(&slice.pages, bytes),
             };
             if !::core::mem::take(&mut drop_it) {
-                push_record(&mut self.buf, &record, &session.id)?;
+                self.runs.push(run, GFP_KERNEL)?;
                 sum.records += 1;
             }
-            at += record.stored_bytes();
+            at += u64::from(run.stored);
             sum.chunks += slice.run.end - slice.run.start;
         }
         put(&mut self.gather, dat, direct, written)?;
@@ -455,17 +466,18 @@ impl Files {
     /// Writes the records of `self.batch`. All before them are durable.
     fn write_records(&mut self, session: &Session) -> Result {
         let commits = session.durability == Durability::Strict && self.uncommitted;
-        let commit = Record {
-            sector: self.map_records,
-            bytes: 0,
-            flags: REC_COMMIT,
-            offset: self.dat_bytes,
-            data_crc: 0,
-        };
-        commit.encode(&session.id, self.buf.first_chunk_mut().ok_or(EINVAL)?);
-        self.batch.sum.map_records = self.batch.sum.records + u64::from(commits);
-        let from = if commits { 0 } else { RECORD_LEN };
-        self.map.as_ref().ok_or(EBADF)?.write(&self.buf[from..], self.map_bytes())
+        let mut index = self.map_records;
+        self.buf.clear();
+        if commits {
+            push_record(&mut self.buf, &Record::Commit(self.dat_bytes), &session.id, index)?;
+            index += 1;
+        }
+        for &run in self.runs.iter() {
+            push_record(&mut self.buf, &Record::Run(run), &session.id, index)?;
+            index += 1;
+        }
+        self.batch.sum.map_records = index - self.map_records;
+        self.map.as_ref().ok_or(EBADF)?.write(&self.buf, self.map_bytes())
     }
 
     /// Writes the records of `self.batch`, whose data is written, and begins to make both durable beside
@@ -531,12 +543,12 @@ impl Files {
 
     /// Bytes of `blocks.map` that count.
     fn map_bytes(&self) -> u64 {
-        RECORDS_OFFSET + self.map_records * RECORD_LEN as u64
+        LAYOUT.records + self.map_records * LAYOUT.record_len as u64
     }
 
     /// Where both files end with the next batch.
     fn ends(&self, sum: &Sum) -> (u64, u64) {
-        (sum.dat_end, self.map_bytes() + sum.map_records * RECORD_LEN as u64)
+        (sum.dat_end, self.map_bytes() + sum.map_records * LAYOUT.record_len as u64)
     }
 
     /// Bytes of data in the batch, from the `from`th slice on.
@@ -550,7 +562,7 @@ impl Files {
     /// Returns whether there is more than is needed.
     fn check_space(&mut self, session: &Session, bytes: u64, records: usize) -> Result<bool> {
         let (total, free) = self.store.as_ref().ok_or(ENOENT)?.space()?;
-        let free = free.saturating_sub(bytes + (records * RECORD_LEN) as u64);
+        let free = free.saturating_sub(bytes + (records * LAYOUT.record_len) as u64);
         let min = core().params.min_free.unwrap_or((total / 20).min(1 << 30));
         let room = free >= min.saturating_mul(2).max(min.saturating_add(AHEAD_ROOM));
         if !room {
@@ -593,6 +605,7 @@ impl Files {
             absorbed_bytes: session.absorbed_bytes.load(Ordering::Relaxed),
             held_bios: held,
             head_sha256: session.ending.lock().as_ref().map_or([0; 32], |e| e.head_sha256),
+            more: More::NONE,
         }
     }
 
@@ -600,9 +613,8 @@ impl Files {
     fn write_status(&mut self, session: &Session, state: State, why: &Why) -> Result<Status> {
         let status = self.status(session, state, why);
         let map = self.map.as_ref().ok_or(EBADF)?;
-        let mut bytes = [0; SLOT_LEN];
-        status.encode(&mut bytes);
-        map.write(&bytes, SLOT_OFFSETS[status.slot()])?;
+        status.encode(VERSION, &mut self.slot);
+        map.write(&self.slot, LAYOUT.slots[status.slot()])?;
         map.fsync(true)?;
         self.generation = status.generation;
         Ok(status)
@@ -675,6 +687,7 @@ impl Files {
     /// is cut, the link says that nobody watched its end.
     fn write_tail(&self, session: &Session, ended: bool) -> Result {
         let mut tail = KBox::new(Tail::new(), GFP_KERNEL)?;
+        tail.version = VERSION;
         tail.session_id = session.id;
         tail.chain_seq = session.chain_seq.load(Ordering::Relaxed);
         tail.boot_id = core().boot_id;
@@ -723,12 +736,11 @@ fn put(gather: &mut Gather, dat: &File, direct: Option<&File>, at: u64) -> Resul
 fn make_files(dir: &Dir, header: &Header, status: &Status) -> Result<(Arc<File>, Arc<File>)> {
     let map = Arc::new(dir.create_file(c"blocks.map", false)?, GFP_KERNEL)?;
     let dat = Arc::new(dir.create_file(c"blocks.dat", false)?, GFP_KERNEL)?;
-    let mut bytes = KVec::from_elem(0u8, RECORDS_OFFSET as usize, GFP_KERNEL)?;
+    let mut bytes = KVec::from_elem(0u8, LAYOUT.records as usize, GFP_KERNEL)?;
     let (head, slots) = bytes.split_at_mut(HEADER_LEN);
     header.encode(head.try_into().map_err(|_| EINVAL)?);
-    let at = (SLOT_OFFSETS[status.slot()] as usize) - HEADER_LEN;
-    let slot = slots.get_mut(at..at + SLOT_LEN).ok_or(EINVAL)?;
-    status.encode(slot.try_into().map_err(|_| EINVAL)?);
+    let at = (LAYOUT.slots[status.slot()] as usize) - HEADER_LEN;
+    status.encode(VERSION, slots.get_mut(at..at + LAYOUT.slot_len).ok_or(EINVAL)?);
     map.write(&bytes, 0)?;
     map.fsync(false)?;
     dat.fsync(false)?;
@@ -783,15 +795,18 @@ fn read_marker(store: &Dir) -> Result<Marker> {
     Marker::decode(&bytes[..n]).map_err(|_| EINVAL)
 }
 
-fn push_record(buf: &mut KVVec<u8>, record: &Record, session: &Id) -> Result {
-    let mut bytes = [0; RECORD_LEN];
-    record.encode(session, &mut bytes);
+fn push_record(buf: &mut KVVec<u8>, record: &Record, session: &Id, index: u64) -> Result {
+    let mut bytes = [0; LAYOUT.record_len];
+    if !record.encode(VERSION, session, index, &mut bytes) {
+        return Err(EINVAL);
+    }
     Ok(buf.extend_from_slice(&bytes, GFP_KERNEL)?)
 }
 
 #[inline(never)]
 fn make_header(session: &Session, b: &Beginning, store_id: &Id, seq: u64) -> Result<KBox<Header>> {
     let mut h = KBox::new(Header::new(), GFP_KERNEL)?;
+    h.version = VERSION;
     h.session_id = session.id;
     h.store_id = *store_id;
     h.prev_session_id = b.prev_session_id;

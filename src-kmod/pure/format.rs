@@ -6,22 +6,27 @@
 //!
 //! ```text
 //! 0      header, HEADER_LEN bytes, written once
-//! 8192   status slot 0, SLOT_LEN bytes   } the valid one with the larger
-//! 8704   status slot 1, SLOT_LEN bytes   } generation counts
-//! 12288  records, RECORD_LEN bytes each, appended
+//! 8192   status slot 0   } the valid one with the larger
+//! ...    status slot 1   } generation counts
+//! ...    records, appended
 //! ```
 //!
-//! State and totals are kept in place, in slots that exist from the start,
-//! and not in a footer: marking a session broken must not need new space in
-//! a store that has just become full.
+//! [`Version::layout`] says where and how long. State and totals are kept in place, in slots that exist from
+//! the start, and not in a footer: marking a session broken must not need new space in
+//! a store that has just become full. Each has a block of its own: a device may tear what it was
+//! about to write, but no more than a block (of 512 or 4096 bytes).
 //!
-//! A record is either a run of pre-images or a *commit*: the statement that
-//! everything before it was durable when it was written. What follows the
-//! last commit of an interrupted session is its tail, which may be torn.
+//! What the header says of features, and what the newest slot adds to that, is in force: see [`Features`].
 //!
 //! `docs/format.md` describes the same for readers of other languages.
 
 use super::crc;
+
+mod record;
+
+pub use record::{
+    Point, Record, Run, POINT_BY_MOUNT, POINT_BY_RAW, POINT_BY_UNDO, POINT_CUT, POINT_UNMOUNTED,
+};
 
 /// First bytes of `blocks.map`.
 pub const MAP_MAGIC: [u8; 8] = *b"BDSNAPM\x01";
@@ -29,19 +34,9 @@ pub const MAP_MAGIC: [u8; 8] = *b"BDSNAPM\x01";
 pub const SLOT_MAGIC: [u8; 8] = *b"BDSNAPS\x01";
 /// First bytes of a chain tail file.
 pub const TAIL_MAGIC: [u8; 8] = *b"BDSNAPT\x01";
-/// The version that this code writes, and the only one that it reads.
-pub const VERSION: u32 = 1;
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 8192;
-/// Bytes of one status slot.
-pub const SLOT_LEN: usize = 512;
-/// Where the two status slots begin.
-pub const SLOT_OFFSETS: [u64; 2] = [8192, 8704];
-/// Where the records begin.
-pub const RECORDS_OFFSET: u64 = 12288;
-/// Bytes of one record.
-pub const RECORD_LEN: usize = 32;
 /// Bytes of a chain tail file.
 pub const TAIL_LEN: usize = 4096;
 /// Longest device name in a header, in bytes.
@@ -67,6 +62,157 @@ pub const MAP_NAME: &str = "blocks.map";
 pub const DAT_NAME: &str = "blocks.dat";
 /// A session's description for people and scripts.
 pub const META_NAME: &str = "meta.json";
+
+/// The versions of the format that this code reads and writes. One store may hold sessions of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u32)]
+pub enum Version {
+    /// The first one.
+    One = 1,
+    /// With features, points, and status slots of a block each.
+    Two = 2,
+}
+
+/// Where in `blocks.map` what stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Where the two status slots begin.
+    pub slots: [u64; 2],
+    /// Bytes of one.
+    pub slot_len: usize,
+    /// Where the records begin.
+    pub records: u64,
+    /// Bytes of one.
+    pub record_len: usize,
+}
+
+/// Bytes of the longest status slot.
+pub const SLOT_MAX: usize = 4096;
+/// Bytes of the longest record.
+pub const RECORD_MAX: usize = 64;
+
+impl Version {
+    /// The newest.
+    pub const NEWEST: Self = Self::Two;
+
+    /// From its number.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Version`] for any other.
+    pub const fn from_number(number: u32) -> Result<Self, FormatError> {
+        match number {
+            1 => Ok(Self::One),
+            2 => Ok(Self::Two),
+            other => Err(FormatError::Version(other)),
+        }
+    }
+
+    /// Where what stands.
+    pub const fn layout(self) -> Layout {
+        match self {
+            Self::One => {
+                Layout { slots: [8192, 8704], slot_len: 512, records: 12288, record_len: 32 }
+            }
+            Self::Two => {
+                Layout { slots: [8192, 12288], slot_len: 4096, records: 16384, record_len: 64 }
+            }
+        }
+    }
+}
+
+impl Layout {
+    /// The length of a map with so many records; `None` if there can't be so many.
+    pub fn map_bytes(&self, records: u64) -> Option<u64> {
+        records.checked_mul(self.record_len as u64)?.checked_add(self.records)
+    }
+}
+
+/// What has to be known to use a session: a word of bits for each kind of use.
+///
+/// A reader that does not know a bit of `incompat` uses nothing of the session; of `ro_compat`, it reads the session but never
+/// changes it; of `compat`, it need not care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features {
+    /// `COMPAT_…`
+    pub compat: u64,
+    /// `RO_COMPAT_…`
+    pub ro_compat: u64,
+    /// `INCOMPAT_…`
+    pub incompat: u64,
+}
+
+/// Runs of more points than the session's start: tags above 0.
+pub const INCOMPAT_POINTS: u64 = 1;
+/// Runs whose content is lost.
+pub const INCOMPAT_LOST: u64 = 2;
+/// Runs that are stored compressed.
+pub const INCOMPAT_CODEC: u64 = 4;
+/// Content is encrypted.
+pub const INCOMPAT_ENCRYPTED: u64 = 8;
+/// `blocks.dat` is in several files.
+pub const INCOMPAT_SEGMENTS: u64 = 16;
+/// It has no content: a bookmark.
+pub const INCOMPAT_NO_DATA: u64 = 32;
+/// Its map is sorted: points, then runs by sector and tag.
+pub const INCOMPAT_SORTED: u64 = 64;
+/// There is a digest.
+pub const RO_COMPAT_DIGEST: u64 = 1;
+/// Runs have hashes.
+pub const RO_COMPAT_HASHES: u64 = 2;
+/// There are records of who wrote.
+pub const COMPAT_ACTORS: u64 = 1;
+/// Runs say when.
+pub const COMPAT_WHEN: u64 = 2;
+
+impl Features {
+    /// None.
+    pub const NONE: Self = Self { compat: 0, ro_compat: 0, incompat: 0 };
+    /// What this code reads.
+    const READS: u64 = INCOMPAT_POINTS | INCOMPAT_SORTED;
+
+    /// These and those.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            compat: self.compat | other.compat,
+            ro_compat: self.ro_compat | other.ro_compat,
+            incompat: self.incompat | other.incompat,
+        }
+    }
+
+    /// Whether all of them are known by name, so that what no field has is zero.
+    const fn are_known(self) -> bool {
+        self.incompat & !0x7f == 0 && self.ro_compat & !3 == 0 && self.compat & !3 == 0
+    }
+
+    /// Why nothing of a session with these can be used; `None`: it can.
+    pub fn refuses_reading(self) -> Option<&'static str> {
+        const NAMES: [(u64, &str); 5] = [
+            (INCOMPAT_LOST, "runs whose content is lost"),
+            (INCOMPAT_CODEC, "compressed content"),
+            (INCOMPAT_ENCRYPTED, "encrypted content"),
+            (INCOMPAT_SEGMENTS, "content in segments"),
+            (INCOMPAT_NO_DATA, "no content, being a bookmark"),
+        ];
+        name_of(self.incompat & !Self::READS, &NAMES)
+    }
+
+    /// Why a session with these must not be changed; `None`: it may be.
+    pub fn refuses_change(self) -> Option<&'static str> {
+        const NAMES: [(u64, &str); 2] =
+            [(RO_COMPAT_DIGEST, "a digest"), (RO_COMPAT_HASHES, "hashes of its content")];
+        self.refuses_reading().or(name_of(self.ro_compat, &NAMES))
+    }
+}
+
+fn name_of(unknown: u64, names: &[(u64, &'static str)]) -> Option<&'static str> {
+    if unknown == 0 {
+        return None;
+    }
+    let known = names.iter().find(|(bit, _)| unknown & bit != 0);
+    Some(known.map_or("a feature that was not yet thought of", |(_, name)| name))
+}
 
 /// Session, store, boot and load identities.
 pub type Id = [u8; 16];
@@ -182,15 +328,23 @@ pub const DEV_PARTITION: u8 = 2;
 pub const RAW_IN_FLIGHT: u8 = 4;
 /// Header flag: a device of the same filesystem was not registered.
 pub const GROUP_INCOMPLETE: u8 = 8;
+/// Header flag, version 2: it goes on where the session before it ended, by rotation.
+pub const ROTATED: u8 = 16;
+/// Most bytes of a device's serial number, or of what else stands for it.
+pub const SERIAL_MAX: usize = 134;
+/// It is not known: of figures that a witness gives.
+pub const UNKNOWN: u64 = u64::MAX;
 
 /// The beginning of `blocks.map`: what the session is, written once.
 ///
 /// # Invariants
 ///
-/// `name_len <= NAME_MAX`; `chunk_size` is a power of two from [`CHUNK_MIN`]
+/// `name_len <= NAME_MAX`; `serial_len <= SERIAL_MAX`; `chunk_size` is a power of two from [`CHUNK_MIN`]
 /// to [`CHUNK_MAX`]. [`Header::decode`] checks both.
 #[derive(Clone)]
 pub struct Header {
+    /// The session's.
+    pub version: Version,
     /// This session.
     pub session_id: Id,
     /// The store that it was made in.
@@ -244,6 +398,27 @@ pub struct Header {
     pub merged_id: Id,
     /// Its place in the chain; 0: none was merged.
     pub merged_seq: u64,
+    // What follows is nothing in version 1, up to `serial`.
+    /// See [`Features`].
+    pub features: Features,
+    /// `blocks.dat`; new whenever that is written anew.
+    pub data_id: Id,
+    /// The medium's sequence number; it counts together with `boot_id` only.
+    pub diskseq: u64,
+    /// The partition's identity, as its table has it: raw, filled up with zeros.
+    pub partuuid: [u8; 16],
+    /// The file system's, at the start: raw, filled up with zeros.
+    pub fs_uuid: [u8; 16],
+    /// The file system's own counter of mounts or generations at the start, or [`UNKNOWN`].
+    pub fs_writes: u64,
+    /// Sectors written, by the disk's statistics, at the start, or [`UNKNOWN`].
+    pub disk_sectors: u64,
+    /// Of an undo session: the moment that was restored, or [`NO_ID`].
+    pub restored_moment: Id,
+    /// Number of bytes of `serial` in use.
+    pub serial_len: u16,
+    /// The device's serial number, or what else stands for it (a device-mapper UUID).
+    pub serial: [u8; SERIAL_MAX],
     /// Number of bytes of `name` in use.
     pub name_len: u16,
     /// The device's name as registered (bytes, any but NUL).
@@ -254,6 +429,7 @@ impl Header {
     /// A header with all fields zero or their first value.
     pub const fn new() -> Self {
         Self {
+            version: Version::NEWEST,
             session_id: NO_ID,
             store_id: NO_ID,
             prev_session_id: NO_ID,
@@ -279,6 +455,16 @@ impl Header {
             restored_id: NO_ID,
             merged_id: NO_ID,
             merged_seq: 0,
+            features: Features::NONE,
+            data_id: NO_ID,
+            diskseq: 0,
+            partuuid: [0; 16],
+            fs_uuid: [0; 16],
+            fs_writes: UNKNOWN,
+            disk_sectors: UNKNOWN,
+            restored_moment: NO_ID,
+            serial_len: 0,
+            serial: [0; SERIAL_MAX],
             name_len: 0,
             name: [0; NAME_MAX],
         }
@@ -314,12 +500,28 @@ impl Header {
         true
     }
 
+    /// The device's serial number.
+    pub fn serial(&self) -> &[u8] {
+        &self.serial[..usize::from(self.serial_len).min(SERIAL_MAX)]
+    }
+
+    /// Sets it; false if it is too long.
+    pub fn set_serial(&mut self, serial: &[u8]) -> bool {
+        if serial.len() > SERIAL_MAX {
+            return false;
+        }
+        self.serial = [0; SERIAL_MAX];
+        self.serial[..serial.len()].copy_from_slice(serial);
+        self.serial_len = serial.len() as u16;
+        true
+    }
+
     /// Writes the header into `out`.
     pub fn encode(&self, out: &mut [u8; HEADER_LEN]) {
         out.fill(0);
         let mut w = Writer::new(out);
         w.bytes(&MAP_MAGIC);
-        w.u32(VERSION);
+        w.u32(self.version as u32);
         w.u32(HEADER_LEN as u32);
         w.bytes(&self.session_id);
         w.bytes(&self.store_id);
@@ -349,6 +551,20 @@ impl Header {
         w.bytes(&self.restored_id);
         w.bytes(&self.merged_id);
         w.u64(self.merged_seq);
+        if self.version >= Version::Two {
+            w.u64(self.features.compat);
+            w.u64(self.features.ro_compat);
+            w.u64(self.features.incompat);
+            w.bytes(&self.data_id);
+            w.u64(self.diskseq);
+            w.bytes(&self.partuuid);
+            w.bytes(&self.fs_uuid);
+            w.u64(self.fs_writes);
+            w.u64(self.disk_sectors);
+            w.bytes(&self.restored_moment);
+            w.u16(self.serial_len);
+            w.bytes(self.serial());
+        }
         w.seek(HEADER_NAME);
         w.bytes(self.name());
         seal(out);
@@ -369,10 +585,7 @@ impl Header {
         if r.array::<8>() != MAP_MAGIC {
             return Err(FormatError::Magic);
         }
-        let version = r.u32();
-        if version != VERSION {
-            return Err(FormatError::Version(version));
-        }
+        self.version = Version::from_number(r.u32())?;
         if !sealed(bytes) {
             return Err(FormatError::Checksum);
         }
@@ -411,6 +624,23 @@ impl Header {
         self.restored_id = r.array();
         self.merged_id = r.array();
         self.merged_seq = r.u64();
+        if self.version >= Version::Two {
+            self.features = Features { compat: r.u64(), ro_compat: r.u64(), incompat: r.u64() };
+            self.data_id = r.array();
+            self.diskseq = r.u64();
+            self.partuuid = r.array();
+            self.fs_uuid = r.array();
+            self.fs_writes = r.u64();
+            self.disk_sectors = r.u64();
+            self.restored_moment = r.array();
+            let len = r.u16();
+            let serial = r.array::<SERIAL_MAX>();
+            if !self
+                .set_serial(serial.get(..usize::from(len)).ok_or(FormatError::Field("serial_len"))?)
+            {
+                return Err(FormatError::Field("serial_len"));
+            }
+        }
         if usize::from(self.name_len) > NAME_MAX {
             return Err(FormatError::Field("name_len"));
         }
@@ -423,6 +653,10 @@ impl Header {
         // Where its last byte is in an image.
         if self.loop_offset > i64::MAX as u64 - self.device_bytes {
             return Err(FormatError::Field("loop_offset"));
+        }
+        let rest = &bytes[HEADER_NAME + NAME_MAX..HEADER_LEN - 4];
+        if self.version >= Version::Two && self.features.are_known() && !is_zero(rest) {
+            return Err(FormatError::Field("reserved"));
         }
         let name = &bytes[HEADER_NAME..HEADER_NAME + usize::from(self.name_len)];
         self.set_name(name);
@@ -474,6 +708,79 @@ pub struct Status {
     pub held_bios: u64,
     /// SHA-256 of the device's first [`HEAD_LEN`] bytes at the end.
     pub head_sha256: [u8; 32],
+    /// What version 1 has no place for.
+    pub more: More,
+}
+
+/// What became of a session after its header was written. Nothing of it in version 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct More {
+    /// Points, the session's start included.
+    pub points: u32,
+    /// The largest tag.
+    pub last_tag: u32,
+    /// Points below this one are harmed: pre-images of theirs are missing; 0: none. Valid in each state.
+    pub lossy_below: u32,
+    /// `LATE_…`
+    pub late_flags: u32,
+    /// Index of the last point's record.
+    pub last_point_record: u64,
+    /// End, in nanoseconds since boot; 0 while recording.
+    pub end_boot_ns: u64,
+    /// Bytes of pre-images that are lost.
+    pub lost_bytes: u64,
+    /// As in the header, at the end.
+    pub disk_sectors: u64,
+    /// As in the header, at the end.
+    pub fs_writes: u64,
+    /// Of all records and contents; zeros: none.
+    pub digest: [u8; 32],
+    /// Of the session before.
+    pub prev_digest: [u8; 32],
+    /// What the header does not say, for it was written before: `compat` there has no room here.
+    pub late: Features,
+    /// When it was tainted first, in nanoseconds since 1970 UTC; 0: it is not.
+    pub tainted_ns: u64,
+    /// Why: `TAINT_…`
+    pub taint_why: u32,
+}
+
+/// A member of the group joined late, and it is not registered.
+pub const LATE_MEMBER: u32 = 1;
+/// The medium changed.
+pub const LATE_MEDIUM: u32 = 2;
+/// The name went to another device.
+pub const LATE_NAME: u32 = 4;
+/// Others wrote during a restore.
+pub const LATE_OTHERS: u32 = 8;
+/// An atomic write may be torn.
+pub const LATE_ATOMIC: u32 = 16;
+
+/// A discard went on unsaved.
+pub const TAINT_DISCARD: u32 = 1;
+/// An image is mounted by two loop devices.
+pub const TAINT_TWO_LOOPS: u32 = 2;
+/// Somebody wrote past the module.
+pub const TAINT_UNSEEN: u32 = 4;
+
+impl More {
+    /// Of a session that has just begun.
+    pub const NONE: Self = Self {
+        points: 1,
+        last_tag: 0,
+        lossy_below: 0,
+        late_flags: 0,
+        last_point_record: 0,
+        end_boot_ns: 0,
+        lost_bytes: 0,
+        disk_sectors: UNKNOWN,
+        fs_writes: UNKNOWN,
+        digest: [0; 32],
+        prev_digest: [0; 32],
+        late: Features::NONE,
+        tainted_ns: 0,
+        taint_why: 0,
+    };
 }
 
 impl Status {
@@ -493,11 +800,13 @@ impl Status {
             absorbed_bytes: 0,
             held_bios: 0,
             head_sha256: [0; 32],
+            more: More::NONE,
         }
     }
 
-    /// Writes the slot into `out`.
-    pub fn encode(&self, out: &mut [u8; SLOT_LEN]) {
+    /// Writes the slot into `out`, whose length is [`Layout::slot_len`].
+    pub fn encode(&self, version: Version, out: &mut [u8]) {
+        debug_assert_eq!(out.len(), version.layout().slot_len);
         out.fill(0);
         let mut w = Writer::new(out);
         w.bytes(&SLOT_MAGIC);
@@ -515,12 +824,30 @@ impl Status {
         w.u64(self.absorbed_bytes);
         w.u64(self.held_bios);
         w.bytes(&self.head_sha256);
+        if version >= Version::Two {
+            let more = &self.more;
+            w.u32(more.points);
+            w.u32(more.last_tag);
+            w.u32(more.lossy_below);
+            w.u32(more.late_flags);
+            w.u64(more.last_point_record);
+            w.u64(more.end_boot_ns);
+            w.u64(more.lost_bytes);
+            w.u64(more.disk_sectors);
+            w.u64(more.fs_writes);
+            w.bytes(&more.digest);
+            w.bytes(&more.prev_digest);
+            w.u64(more.late.incompat);
+            w.u64(more.late.ro_compat);
+            w.u64(more.tainted_ns);
+            w.u32(more.taint_why);
+        }
         seal(out);
     }
 
     /// Reads one slot.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let bytes = bytes.get(..SLOT_LEN).ok_or(FormatError::Short)?;
+    pub fn decode(version: Version, bytes: &[u8]) -> Result<Self, FormatError> {
+        let bytes = bytes.get(..version.layout().slot_len).ok_or(FormatError::Short)?;
         let mut r = Reader::new(bytes);
         if r.array::<8>() != SLOT_MAGIC {
             return Err(FormatError::Magic);
@@ -532,7 +859,7 @@ impl Status {
         let generation = r.u64();
         let state = State::from_wire(r.u8())?;
         let _: [u8; 3] = r.array();
-        Ok(Self {
+        let mut status = Self {
             session_id,
             generation,
             state,
@@ -546,16 +873,43 @@ impl Status {
             absorbed_bytes: r.u64(),
             held_bios: r.u64(),
             head_sha256: r.array(),
-        })
+            more: More::NONE,
+        };
+        if version >= Version::Two {
+            status.more = More {
+                points: r.u32(),
+                last_tag: r.u32(),
+                lossy_below: r.u32(),
+                late_flags: r.u32(),
+                last_point_record: r.u64(),
+                end_boot_ns: r.u64(),
+                lost_bytes: r.u64(),
+                disk_sectors: r.u64(),
+                fs_writes: r.u64(),
+                digest: r.array(),
+                prev_digest: r.array(),
+                late: Features { compat: 0, incompat: r.u64(), ro_compat: r.u64() },
+                tainted_ns: r.u64(),
+                taint_why: r.u32(),
+            };
+            if status.more.late.are_known() && !is_zero(&bytes[r.at..bytes.len() - 4]) {
+                return Err(FormatError::Field("reserved"));
+            }
+        }
+        Ok(status)
     }
 
     /// The slot that counts: valid, of this session, newest. `slots` is what
-    /// stands at [`SLOT_OFFSETS`].
-    pub fn newest(slots: [&[u8]; 2], session_id: &Id) -> Result<Self, FormatError> {
+    /// stands at [`Layout::slots`].
+    pub fn newest(
+        version: Version,
+        slots: [&[u8]; 2],
+        session_id: &Id,
+    ) -> Result<Self, FormatError> {
         let mut best: Option<Self> = None;
         let mut why = FormatError::Checksum;
         for slot in slots {
-            match Self::decode(slot) {
+            match Self::decode(version, slot) {
                 Ok(s) if s.session_id != *session_id => why = FormatError::Field("session_id"),
                 Ok(s) if best.is_none_or(|b| s.generation > b.generation) => best = Some(s),
                 Ok(_) => {}
@@ -568,101 +922,6 @@ impl Status {
     /// Which slot (0 or 1) this generation is written to.
     pub fn slot(&self) -> usize {
         (self.generation % 2) as usize
-    }
-}
-
-/// Record flag: not pre-images but a commit; see the module's text.
-pub const REC_COMMIT: u32 = 1;
-/// Record flag: the run is all zeros and has no bytes in `blocks.dat`.
-pub const REC_ZERO: u32 = 2;
-/// All flags that this version knows.
-pub const REC_KNOWN: u32 = REC_COMMIT | REC_ZERO;
-
-/// One entry of `blocks.map`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record {
-    /// First sector, from the registered device's start. Of a commit: the
-    /// number of records before it.
-    pub sector: u64,
-    /// Length in bytes, at most [`RUN_MAX`]; 0 in a commit.
-    pub bytes: u32,
-    /// `REC_…`
-    pub flags: u32,
-    /// Where the run begins in `blocks.dat`. Of a commit: bytes of
-    /// `blocks.dat` that were durable.
-    pub offset: u64,
-    /// CRC-32C of the run's bytes.
-    pub data_crc: u32,
-}
-
-impl Record {
-    /// Writes the record into `out`. The checksum also covers `session`, so
-    /// that what a file's blocks held before is never taken for a record.
-    pub fn encode(&self, session: &Id, out: &mut [u8; RECORD_LEN]) {
-        let mut w = Writer::new(out);
-        w.u64(self.sector);
-        w.u32(self.bytes);
-        w.u32(self.flags);
-        w.u64(self.offset);
-        w.u32(self.data_crc);
-        let crc = Self::crc(session, &out[..RECORD_LEN - 4]);
-        out[RECORD_LEN - 4..].copy_from_slice(&crc.to_le_bytes());
-    }
-
-    /// Reads one record; says nothing about whether it fits its device.
-    pub fn decode(bytes: &[u8], session: &Id) -> Result<Self, FormatError> {
-        let bytes = bytes.get(..RECORD_LEN).ok_or(FormatError::Short)?;
-        let mut r = Reader::new(bytes);
-        let record = Self {
-            sector: r.u64(),
-            bytes: r.u32(),
-            flags: r.u32(),
-            offset: r.u64(),
-            data_crc: r.u32(),
-        };
-        if r.u32() != Self::crc(session, &bytes[..RECORD_LEN - 4]) {
-            return Err(FormatError::Checksum);
-        }
-        if record.flags & !REC_KNOWN != 0 {
-            return Err(FormatError::Field("flags"));
-        }
-        Ok(record)
-    }
-
-    /// Whether this is a commit.
-    pub fn is_commit(&self) -> bool {
-        self.flags & REC_COMMIT != 0
-    }
-
-    /// Bytes that the run has in `blocks.dat`.
-    pub fn stored_bytes(&self) -> u64 {
-        if self.flags & (REC_COMMIT | REC_ZERO) != 0 {
-            0
-        } else {
-            u64::from(self.bytes)
-        }
-    }
-
-    /// Checks a run of pre-images against the device of `header`: in range,
-    /// whole chunks except at the device's end, not longer than [`RUN_MAX`].
-    pub fn check(&self, header: &Header) -> Result<(), FormatError> {
-        let chunk = u64::from(header.chunk_size);
-        let start = self.sector.checked_mul(super::SECTOR).ok_or(FormatError::Field("sector"))?;
-        let end = start.checked_add(u64::from(self.bytes)).ok_or(FormatError::Field("bytes"))?;
-        if self.bytes == 0 || self.bytes > RUN_MAX {
-            return Err(FormatError::Field("bytes"));
-        }
-        if start % chunk != 0 || end > header.device_bytes {
-            return Err(FormatError::Field("sector"));
-        }
-        if end % chunk != 0 && end != header.device_bytes {
-            return Err(FormatError::Field("bytes"));
-        }
-        Ok(())
-    }
-
-    fn crc(session: &Id, body: &[u8]) -> u32 {
-        crc::update(crc::crc32c(session), body)
     }
 }
 
@@ -691,6 +950,18 @@ pub struct Tail {
     pub sample_count: u32,
     /// Size of a chunk in bytes.
     pub chunk_size: u32,
+    /// The version that it is written in. What follows is nothing in version 1.
+    pub version: Version,
+    /// What is known of the time since the session: [`Gap::None`], if nothing happened.
+    pub link: Gap,
+    /// Why it is not: `TAINT_…`
+    pub why: u32,
+    /// The medium's sequence number at its end; it counts together with `boot_id` only.
+    pub diskseq: u64,
+    /// Sectors written, by the disk's statistics, at its end, or [`UNKNOWN`].
+    pub disk_sectors: u64,
+    /// The file system's own counter at its end, or [`UNKNOWN`].
+    pub fs_writes: u64,
 }
 
 /// A chunk and its checksum.
@@ -718,6 +989,12 @@ impl Tail {
             samples: [Sample { sector: 0, bytes: 0, crc: 0 }; SAMPLES_MAX],
             sample_count: 0,
             chunk_size: CHUNK_MIN,
+            version: Version::NEWEST,
+            link: Gap::None,
+            why: 0,
+            diskseq: 0,
+            disk_sectors: UNKNOWN,
+            fs_writes: UNKNOWN,
         }
     }
 
@@ -739,7 +1016,7 @@ impl Tail {
         out.fill(0);
         let mut w = Writer::new(out);
         w.bytes(&TAIL_MAGIC);
-        w.u32(VERSION);
+        w.u32(self.version as u32);
         w.u32(self.chunk_size);
         w.bytes(&self.session_id);
         w.u64(self.chain_seq);
@@ -755,6 +1032,15 @@ impl Tail {
             w.u32(s.bytes);
             w.u32(s.crc);
         }
+        if self.version >= Version::Two {
+            w.seek(TAIL_MORE);
+            w.u8(self.link as u8);
+            w.bytes(&[0; 3]);
+            w.u32(self.why);
+            w.u64(self.diskseq);
+            w.u64(self.disk_sectors);
+            w.u64(self.fs_writes);
+        }
         seal(out);
     }
 
@@ -765,14 +1051,12 @@ impl Tail {
         if r.array::<8>() != TAIL_MAGIC {
             return Err(FormatError::Magic);
         }
-        let version = r.u32();
-        if version != VERSION {
-            return Err(FormatError::Version(version));
-        }
+        let version = Version::from_number(r.u32())?;
         if !sealed(bytes) {
             return Err(FormatError::Checksum);
         }
         let mut tail = Self::new();
+        tail.version = version;
         tail.chunk_size = r.u32();
         tail.session_id = r.array();
         tail.chain_seq = r.u64();
@@ -796,6 +1080,15 @@ impl Tail {
             }
             tail.push(sample);
         }
+        if version >= Version::Two {
+            r.seek(TAIL_MORE);
+            tail.link = Gap::from_wire(r.u8())?;
+            let _: [u8; 3] = r.array();
+            tail.why = r.u32();
+            tail.diskseq = r.u64();
+            tail.disk_sectors = r.u64();
+            tail.fs_writes = r.u64();
+        }
         Ok(tail)
     }
 }
@@ -806,15 +1099,20 @@ impl Default for Tail {
     }
 }
 
+/// Where in a tail what version 1 does not have begins.
+const TAIL_MORE: usize = 128 + 16 * SAMPLES_MAX;
+
 /// Bytes of the store's marker, [`MARKER_NAME`]: always the same number, so
 /// that a new `chain_seq` is one small write in place.
 pub const MARKER_LEN: usize = 96;
 
 /// The store's marker: a text of three lines,
-/// `bdsnap-store 1`, `id <32 hex digits>`, `chain_seq <20 decimal digits>`,
+/// `bdsnap-store 1` or `2`, `id <32 hex digits>`, `chain_seq <20 decimal digits>`,
 /// filled up with spaces and a line feed to [`MARKER_LEN`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marker {
+    /// In which sessions are written there.
+    pub version: Version,
     /// The store's identity.
     pub store_id: Id,
     /// The last `chain_seq` given out.
@@ -822,7 +1120,8 @@ pub struct Marker {
 }
 
 impl Marker {
-    const LINE1: &'static [u8] = b"bdsnap-store 1\nid ";
+    const LINE1: &'static [u8] = b"bdsnap-store ";
+    const LINE2: &'static [u8] = b"\nid ";
     const LINE3: &'static [u8] = b"\nchain_seq ";
 
     /// Writes the marker into `out`.
@@ -830,6 +1129,8 @@ impl Marker {
         out.fill(b' ');
         let mut w = Writer::new(out);
         w.bytes(Self::LINE1);
+        w.u8(b'0' + self.version as u8);
+        w.bytes(Self::LINE2);
         w.bytes(&super::name::hex(&self.store_id));
         w.bytes(Self::LINE3);
         let mut digits = [b'0'; 20];
@@ -849,6 +1150,11 @@ impl Marker {
         if r.slice(Self::LINE1.len()) != Self::LINE1 {
             return Err(FormatError::Magic);
         }
+        let digit = r.u8();
+        if r.slice(Self::LINE2.len()) != Self::LINE2 {
+            return Err(FormatError::Magic);
+        }
+        let version = Version::from_number(u32::from(digit.wrapping_sub(b'0')))?;
         let store_id =
             super::name::unhex(&r.array::<32>()).ok_or(FormatError::Field("store id"))?;
         if r.slice(Self::LINE3.len()) != Self::LINE3 {
@@ -864,8 +1170,12 @@ impl Marker {
                 .and_then(|v| v.checked_add(u64::from(d - b'0')))
                 .ok_or(FormatError::Field("chain_seq"))?;
         }
-        Ok(Self { store_id, chain_seq })
+        Ok(Self { version, store_id, chain_seq })
     }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| *b == 0)
 }
 
 /// Puts the checksum of all but the last four bytes into the last four.
@@ -920,6 +1230,9 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
+    }
+    fn seek(&mut self, at: usize) {
+        self.at = at;
     }
     fn slice(&mut self, len: usize) -> &'a [u8] {
         let s = &self.bytes[self.at..self.at + len];

@@ -6,7 +6,8 @@
 //! `blocks.map`; whoever restores reads that.
 
 use super::format::{
-    Header, Id, Kind, Status, DEV_IMAGE, DEV_PARTITION, GROUP_INCOMPLETE, RAW_IN_FLIGHT,
+    Header, Id, Kind, Status, Version, DEV_IMAGE, DEV_PARTITION, GROUP_INCOMPLETE, LATE_MEMBER,
+    RAW_IN_FLIGHT, ROTATED, UNKNOWN,
 };
 use super::name::{hex, ShortString, Utc};
 use core::fmt::{Result, Write};
@@ -27,7 +28,8 @@ pub fn write_json(
     obj.bytes("fs_type", fs_type.as_bytes())?;
     obj.number("total_blocks_saved", saved_bytes.div_ceil(u64::from(header.chunk_size).max(1)))?;
     obj.bytes("snapshot_type", b"COW")?;
-    obj.number("schema_version", 1)?;
+    let v2 = header.version >= Version::Two;
+    obj.number("schema_version", header.version as u64)?;
     obj.id("session_id", &header.session_id)?;
     obj.id("store_id", &header.store_id)?;
     obj.id("prev_session_id", &header.prev_session_id)?;
@@ -35,10 +37,10 @@ pub fn write_json(
     obj.id("boot_id", &header.boot_id)?;
     obj.id("load_id", &header.load_id)?;
     obj.bytes("kind", header.kind.as_str().as_bytes())?;
-    if header.kind == Kind::Undo {
+    if v2 || header.kind == Kind::Undo {
         obj.id("restored_id", &header.restored_id)?;
     }
-    if header.merged_seq != 0 {
+    if v2 || header.merged_seq != 0 {
         obj.id("merged_id", &header.merged_id)?;
         obj.number("merged_seq", header.merged_seq)?;
     }
@@ -56,7 +58,12 @@ pub fn write_json(
     obj.boolean("image", header.dev_flags & DEV_IMAGE != 0)?;
     obj.boolean("partition", header.dev_flags & DEV_PARTITION != 0)?;
     obj.boolean("raw_writes_in_flight", header.dev_flags & RAW_IN_FLIGHT != 0)?;
-    obj.boolean("group_incomplete", header.dev_flags & GROUP_INCOMPLETE != 0)?;
+    let late_member = status.more.late_flags & LATE_MEMBER != 0;
+    obj.boolean("group_incomplete", header.dev_flags & GROUP_INCOMPLETE != 0 || late_member)?;
+    if v2 {
+        rest_of_header(&mut obj, header)?;
+        status_of_two(&mut obj, status)?;
+    }
     obj.bytes("state", status.state.as_str().as_bytes())?;
     if status.end_ns != 0 {
         obj.time("end", status.end_ns)?;
@@ -72,6 +79,38 @@ pub fn write_json(
         obj.time("broken", status.broken_ns)?;
     }
     obj.end()
+}
+
+/// What version 1 does not have, or does not say here. With it a header can be made anew.
+fn rest_of_header(obj: &mut Object<'_, impl Write>, header: &Header) -> Result {
+    obj.digits("device_hex", header.name())?;
+    obj.boolean("rotated", header.dev_flags & ROTATED != 0)?;
+    obj.number("start_boot_ns", header.start_boot_ns)?;
+    obj.digits("head_sha256", &header.head_sha256)?;
+    obj.number("compat", header.features.compat)?;
+    obj.number("ro_compat", header.features.ro_compat)?;
+    obj.number("incompat", header.features.incompat)?;
+    obj.id("data_id", &header.data_id)?;
+    obj.number("diskseq", header.diskseq)?;
+    obj.digits("partuuid", &header.partuuid)?;
+    obj.digits("fs_uuid", &header.fs_uuid)?;
+    obj.figure("fs_writes", header.fs_writes)?;
+    obj.figure("disk_sectors", header.disk_sectors)?;
+    obj.id("restored_moment", &header.restored_moment)?;
+    obj.bytes("serial", header.serial())?;
+    obj.digits("serial_hex", header.serial())
+}
+
+/// Of the newest slot.
+fn status_of_two(obj: &mut Object<'_, impl Write>, status: &Status) -> Result {
+    obj.number("points", status.more.points.into())?;
+    obj.number("lossy_below", status.more.lossy_below.into())?;
+    obj.number("late_flags", status.more.late_flags.into())?;
+    if status.more.tainted_ns != 0 {
+        obj.time("tainted", status.more.tainted_ns)?;
+        obj.number("taint_why", status.more.taint_why.into())?;
+    }
+    Ok(())
 }
 
 /// A JSON object, one member a line.
@@ -100,6 +139,23 @@ impl<'a, W: Write> Object<'a, W> {
     fn boolean(&mut self, key: &str, value: bool) -> Result {
         self.key(key)?;
         self.out.write_str(if value { "true" } else { "false" })
+    }
+
+    /// Nothing if it is not known.
+    fn figure(&mut self, key: &str, value: u64) -> Result {
+        if value == UNKNOWN {
+            self.key(key)?;
+            self.out.write_str("null")
+        } else {
+            self.number(key, value)
+        }
+    }
+
+    fn digits(&mut self, key: &str, bytes: &[u8]) -> Result {
+        self.key(key)?;
+        self.out.write_str("\"")?;
+        bytes.iter().try_for_each(|b| write!(self.out, "{b:02x}"))?;
+        self.out.write_str("\"")
     }
 
     fn id(&mut self, key: &str, id: &Id) -> Result {
@@ -246,6 +302,7 @@ mod tests {
         let mut h = Header::new();
         h.set_name(b"/srv/a\"b\\c\n\xff\xfe.img");
         h.start_ns = 1_795_219_199_000_000_000;
+        h.version = Version::One;
         let mut s = Status::recording([1; 16]);
         s.state = State::Broken;
         s.errno = 28;

@@ -84,8 +84,12 @@ fn dat() -> Vec<u8> {
     (0..4608u32).map(|i| (i % 251) as u8).collect()
 }
 
+/// What the tables and vectors are of.
+const VERSION: Version = Version::One;
+
 fn header() -> Header {
     let mut h = Header::new();
+    h.version = VERSION;
     h.session_id = id(0x10);
     h.store_id = id(0x20);
     h.prev_session_id = NO_ID;
@@ -104,15 +108,11 @@ fn header() -> Header {
 
 fn records() -> [Record; 3] {
     let dat = dat();
-    let run = |sector, bytes: u32, offset: u64| Record {
-        sector,
-        bytes,
-        flags: 0,
-        offset,
-        data_crc: crc32c(&dat[offset as usize..][..bytes as usize]),
+    let run = |sector, bytes: u32, offset: u64| {
+        let data_crc = crc32c(&dat[offset as usize..][..bytes as usize]);
+        Record::Run(Run { tag: 0, sector, bytes, stored: bytes, offset, data_crc })
     };
-    let commit = Record { sector: 1, bytes: 0, flags: REC_COMMIT, offset: 512, data_crc: 0 };
-    [run(8, 512, 0), commit, run(0, 4096, 512)]
+    [run(8, 512, 0), Record::Commit(512), run(0, 4096, 512)]
 }
 
 fn closed() -> Status {
@@ -129,35 +129,37 @@ fn closed() -> Status {
     }
 }
 
-fn slot(status: &Status) -> [u8; SLOT_LEN] {
-    let mut bytes = [0; SLOT_LEN];
-    status.encode(&mut bytes);
+fn slot(status: &Status) -> Vec<u8> {
+    let mut bytes = vec![0; VERSION.layout().slot_len];
+    status.encode(VERSION, &mut bytes);
     bytes
 }
 
-fn record(record: &Record) -> [u8; RECORD_LEN] {
-    let mut bytes = [0; RECORD_LEN];
-    record.encode(&header().session_id, &mut bytes);
+fn record(record: &Record, index: u64) -> Vec<u8> {
+    let mut bytes = vec![0; VERSION.layout().record_len];
+    assert!(record.encode(VERSION, &header().session_id, index, &mut bytes));
     bytes
 }
 
 fn map() -> Vec<u8> {
-    let mut map = vec![0; RECORDS_OFFSET as usize];
+    let layout = VERSION.layout();
+    let mut map = vec![0; layout.records as usize];
     let mut head = [0; HEADER_LEN];
     header().encode(&mut head);
     map[..HEADER_LEN].copy_from_slice(&head);
     for status in [Status::recording(header().session_id), closed()] {
-        let at = SLOT_OFFSETS[status.slot()] as usize;
-        map[at..at + SLOT_LEN].copy_from_slice(&slot(&status));
+        let at = layout.slots[status.slot()] as usize;
+        map[at..at + layout.slot_len].copy_from_slice(&slot(&status));
     }
-    for r in &records() {
-        map.extend(record(r));
+    for (r, i) in records().iter().zip(0..) {
+        map.extend(record(r, i));
     }
     map
 }
 
 fn tail() -> Tail {
     let mut t = Tail::new();
+    t.version = VERSION;
     t.session_id = header().session_id;
     t.chain_seq = 1;
     t.boot_id = header().boot_id;
@@ -172,7 +174,7 @@ fn tail() -> Tail {
 /// The vectors by name, as they stand in the document.
 fn vectors() -> BTreeMap<&'static str, String> {
     let mut marker = [0; MARKER_LEN];
-    Marker { store_id: id(0x20), chain_seq: 1 }.encode(&mut marker);
+    Marker { version: VERSION, store_id: id(0x20), chain_seq: 1 }.encode(&mut marker);
     let mut tail_bytes = [0; TAIL_LEN];
     tail().encode(&mut tail_bytes);
     let mut meta = String::new();
@@ -188,8 +190,14 @@ fn vectors() -> BTreeMap<&'static str, String> {
         head_sha256: [0; 32],
         ..closed()
     };
-    let zero =
-        Record { sector: 8, bytes: 512, flags: REC_ZERO, offset: 0, data_crc: crc32c(&[0; 512]) };
+    let zero = Record::Run(Run {
+        tag: 0,
+        sector: 8,
+        bytes: 512,
+        stored: 0,
+        offset: 0,
+        data_crc: crc32c(&[0; 512]),
+    });
     let name = header().name().to_vec();
     let dir = session_dir(&name, START, 0);
     let facts = [
@@ -210,7 +218,7 @@ fn vectors() -> BTreeMap<&'static str, String> {
         ("meta", meta),
         ("tail", hexdump(&tail_bytes)),
         ("broken", hexdump(&slot(&broken))),
-        ("zero", hexdump(&record(&zero))),
+        ("zero", hexdump(&record(&zero, 0))),
     ])
 }
 
@@ -257,6 +265,11 @@ fn table(title: &str) -> BTreeMap<String, (usize, usize)> {
 /// Checks a table: each field is where its value is found in `bytes`, and the
 /// rows tile the structure.
 fn check(title: &str, bytes: &[u8], fields: &[(&str, &[u8])]) {
+    check_part(title, bytes, 0..bytes.len(), fields);
+}
+
+/// The same of a table that has only those of version 2, in `part`.
+fn check_part(title: &str, bytes: &[u8], part: std::ops::Range<usize>, fields: &[(&str, &[u8])]) {
     let table = table(title);
     for (name, value) in fields {
         let (offset, len) = *table.get(*name).unwrap_or_else(|| panic!("{title}: no {name}"));
@@ -265,12 +278,12 @@ fn check(title: &str, bytes: &[u8], fields: &[(&str, &[u8])]) {
     }
     let mut rows: Vec<_> = table.values().copied().collect();
     rows.sort_unstable();
-    let mut at = 0;
+    let mut at = part.start;
     for (offset, len) in rows {
         assert_eq!(offset, at, "{title}: the rows do not tile it");
         at += len;
     }
-    assert_eq!(at, bytes.len(), "{title}: the rows do not fill it");
+    assert_eq!(at, part.end, "{title}: the rows do not fill it");
 }
 
 fn crc_field(bytes: &[u8]) -> [u8; 4] {
@@ -381,15 +394,16 @@ fn table_of_a_status_slot() {
 
 #[test]
 fn table_of_a_record() {
-    let r = Record { sector: 0x0101, bytes: 0x0202, flags: 2, offset: 0x0303, data_crc: 0x0404 };
-    let bytes = record(&r);
+    let r =
+        Run { tag: 0, sector: 0x0101, bytes: 0x0202, stored: 0, offset: 0x0303, data_crc: 0x0404 };
+    let bytes = record(&Record::Run(r), 0);
     check(
         "a record",
         &bytes,
         &[
             ("sector", &r.sector.to_le_bytes()),
             ("bytes", &r.bytes.to_le_bytes()),
-            ("flags", &r.flags.to_le_bytes()),
+            ("flags", &2u32.to_le_bytes()),
             ("offset", &r.offset.to_le_bytes()),
             ("data_crc", &r.data_crc.to_le_bytes()),
             ("crc", &crc_field(&bytes)),
@@ -431,6 +445,132 @@ fn table_of_a_tail() {
             ("sample_count", &2u32.to_le_bytes()),
             ("samples", &samples),
             ("crc", &crc_field(&bytes)),
+        ],
+    );
+}
+
+#[test]
+fn tables_of_version_2() {
+    let mut h = header();
+    h.version = Version::Two;
+    h.features = Features { compat: 0x0101, ro_compat: 0x0202, incompat: 0x0303 };
+    h.data_id = id(0x61);
+    h.diskseq = 0x0404;
+    h.partuuid = id(0x71);
+    h.fs_uuid = id(0x81);
+    h.fs_writes = 0x0505;
+    h.disk_sectors = 0x0606;
+    h.restored_moment = id(0x91);
+    assert!(h.set_serial(b"serial"));
+    let mut bytes = [0; HEADER_LEN];
+    h.encode(&mut bytes);
+    check_part(
+        "the header in version 2",
+        &bytes,
+        264..512,
+        &[
+            ("compat", &h.features.compat.to_le_bytes()),
+            ("ro_compat", &h.features.ro_compat.to_le_bytes()),
+            ("incompat", &h.features.incompat.to_le_bytes()),
+            ("data_id", &h.data_id),
+            ("diskseq", &h.diskseq.to_le_bytes()),
+            ("partuuid", &h.partuuid),
+            ("fs_uuid", &h.fs_uuid),
+            ("fs_writes", &h.fs_writes.to_le_bytes()),
+            ("disk_sectors", &h.disk_sectors.to_le_bytes()),
+            ("restored_moment", &h.restored_moment),
+            ("serial_len", &6u16.to_le_bytes()),
+            ("serial", &h.serial),
+        ],
+    );
+
+    let more = More {
+        points: 0x0101,
+        last_tag: 0x0202,
+        lossy_below: 0x0303,
+        late_flags: 0x0404,
+        last_point_record: 0x0505,
+        end_boot_ns: 0x0606,
+        lost_bytes: 0x0707,
+        disk_sectors: 0x0808,
+        fs_writes: 0x0909,
+        digest: [0x0a; 32],
+        prev_digest: [0x0b; 32],
+        late: Features { compat: 0, ro_compat: 0x0c0c, incompat: 0x0d0d },
+        tainted_ns: 0x0e0e,
+        taint_why: 0x0f0f,
+    };
+    let layout = Version::Two.layout();
+    let mut bytes = vec![0; layout.slot_len];
+    Status { more, ..closed() }.encode(Version::Two, &mut bytes);
+    check_part(
+        "a status slot in version 2",
+        &bytes,
+        136..4096,
+        &[
+            ("points", &more.points.to_le_bytes()),
+            ("last_tag", &more.last_tag.to_le_bytes()),
+            ("lossy_below", &more.lossy_below.to_le_bytes()),
+            ("late_flags", &more.late_flags.to_le_bytes()),
+            ("last_point_record", &more.last_point_record.to_le_bytes()),
+            ("end_boot_ns", &more.end_boot_ns.to_le_bytes()),
+            ("lost_bytes", &more.lost_bytes.to_le_bytes()),
+            ("disk_sectors", &more.disk_sectors.to_le_bytes()),
+            ("fs_writes", &more.fs_writes.to_le_bytes()),
+            ("digest", &more.digest),
+            ("prev_digest", &more.prev_digest),
+            ("late_incompat", &more.late.incompat.to_le_bytes()),
+            ("late_ro_compat", &more.late.ro_compat.to_le_bytes()),
+            ("tainted_ns", &more.tainted_ns.to_le_bytes()),
+            ("taint_why", &more.taint_why.to_le_bytes()),
+            ("crc", &crc_field(&bytes)),
+        ],
+    );
+
+    let run =
+        Run { tag: 7, sector: 8, bytes: 4096, stored: 4096, offset: 0x0303, data_crc: 0x0404 };
+    let mut bytes = vec![0; layout.record_len];
+    assert!(Record::Run(run).encode(Version::Two, &header().session_id, 9, &mut bytes));
+    let mut body = [0; 52];
+    body[..8].copy_from_slice(&run.sector.to_le_bytes());
+    body[8..12].copy_from_slice(&run.bytes.to_le_bytes());
+    body[12..16].copy_from_slice(&run.stored.to_le_bytes());
+    body[16..24].copy_from_slice(&run.offset.to_le_bytes());
+    body[24..28].copy_from_slice(&run.data_crc.to_le_bytes());
+    check(
+        "a record in version 2",
+        &bytes,
+        &[
+            ("type", &[1]),
+            ("flags", &[0]),
+            ("codec", &[0]),
+            ("zero", &[0]),
+            ("tag", &7u32.to_le_bytes()),
+            ("body", &body),
+            ("crc", &crc_field(&bytes)),
+        ],
+    );
+    let mut covered = header().session_id.to_vec();
+    covered.extend(9u64.to_le_bytes());
+    covered.extend(&bytes[..60]);
+    assert_eq!(crc32c(&covered).to_le_bytes(), crc_field(&bytes));
+
+    let mut t = tail();
+    t.version = Version::Two;
+    (t.link, t.why, t.diskseq) = (Gap::Unknown, 0x0101, 0x0202);
+    (t.disk_sectors, t.fs_writes) = (0x0303, 0x0404);
+    let mut bytes = [0; TAIL_LEN];
+    t.encode(&mut bytes);
+    check_part(
+        "a chain tail in version 2",
+        &bytes,
+        1152..1184,
+        &[
+            ("link", &[2]),
+            ("why", &t.why.to_le_bytes()),
+            ("diskseq", &t.diskseq.to_le_bytes()),
+            ("disk_sectors", &t.disk_sectors.to_le_bytes()),
+            ("fs_writes", &t.fs_writes.to_le_bytes()),
         ],
     );
 }

@@ -138,6 +138,13 @@ pub fn now_ns() -> u64 {
         .unwrap_or(0)
 }
 
+/// Nanoseconds since boot, time asleep included.
+pub fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 /// Modification time in nanoseconds since 1970 (0 if before).
 pub fn mtime_ns(meta: &std::fs::Metadata) -> u64 {
     let ns = i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec());

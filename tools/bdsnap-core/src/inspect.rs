@@ -70,7 +70,7 @@ impl Summary {
         for r in &runs {
             let (start, bytes) = (r.sector * bdsnap_abi::SECTOR, u64::from(r.bytes));
             saved += bytes;
-            if r.flags & bdsnap_abi::format::REC_ZERO != 0 {
+            if r.is_zero() {
                 zero += bytes;
             }
             match all.last_mut() {

@@ -30,6 +30,7 @@ pub mod fsutil;
 pub mod identity;
 pub mod inspect;
 pub mod kernels;
+mod map;
 pub mod merge;
 pub mod module;
 pub mod notes;

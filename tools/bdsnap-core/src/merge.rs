@@ -8,19 +8,20 @@
 //! the sessions that it is made of. The sessions after it do not change.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use bdsnap_abi::format::{
-    Durability, Header, Record, State, Status, DAT_NAME, HEADER_LEN, MAP_NAME, META_NAME, NO_ID,
-    RECORDS_OFFSET, RECORD_LEN, REC_COMMIT, REC_ZERO, RUN_MAX, SLOT_LEN, SLOT_OFFSETS,
+    Durability, Header, Record, Run, State, Status, Version, DAT_NAME, MAP_NAME, META_NAME, NO_ID,
+    RUN_MAX,
 };
 
 use crate::chain::{self, Break};
 use crate::dats::Dats;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
+use crate::map::{run_of, MapWriter};
 use crate::notes::{HOLDS_NAME, TAGS_NAME};
 use crate::plan::{self, Extent, Source};
 use crate::progress::{Progress, Silent, Stop};
@@ -49,6 +50,12 @@ pub fn obstacle(older: &Session, newer: &Session) -> Option<String> {
     if b.group_id != NO_ID && a.group_id != b.group_id {
         return Some("it belongs to a group that the one before does not belong to".into());
     }
+    if let Some(what) = older.features().refuses_change().or(newer.features().refuses_change()) {
+        return Some(format!("one of them has {what}: a newer bdsnap is needed"));
+    }
+    if [older, newer].iter().any(|s| s.features().incompat != 0) {
+        return Some("one of them holds several points".into());
+    }
     if older.slot_damaged || newer.slot_damaged {
         return Some("a status slot is damaged".into());
     }
@@ -62,17 +69,19 @@ pub fn predict(sessions: &[&Session]) -> Result<(u64, u64)> {
     let mut extents = Vec::new();
     for (i, session) in sessions.iter().enumerate() {
         let (runs, _) = session.runs(false)?;
-        let newer: Vec<Extent> = runs.iter().map(|r| Extent::of_run(r, i)).collect();
+        let newer = plan::at_point(&runs, i, 0);
         extents = plan::underlay(&extents, &newer);
     }
-    let (mut records, mut dat) = (1, 0);
+    // With the commit, and the start.
+    let (mut records, mut dat) = (2, 0);
     for e in &extents {
         records += e.len.div_ceil(PIECE);
         if matches!(e.source, Source::Dat { .. }) {
             dat += e.len;
         }
     }
-    Ok((RECORDS_OFFSET + records * RECORD_LEN as u64, dat))
+    let bytes = Version::NEWEST.layout().map_bytes(records);
+    Ok((bytes.ok_or_else(|| Error::other("too many records"))?, dat))
 }
 
 /// How much a session's state takes from what a restore may claim.
@@ -97,10 +106,11 @@ fn worth(s: &Session) -> Worth {
     }
 }
 
-/// The header of what sessions (oldest first) become.
-fn header_of(sessions: &[&Session]) -> Option<Header> {
+/// The header of what sessions (oldest first) become, in `version` at least.
+fn header_of(sessions: &[&Session], version: Version) -> Option<Header> {
     let (first, last) = (sessions.first()?, sessions.last()?);
     let mut header = first.header.clone();
+    header.version = sessions.iter().map(|s| s.header.version).max()?.max(version);
     header.chunk_size = sessions.iter().map(|s| s.header.chunk_size).min()?;
     header.merged_id = *last.header.last_id();
     header.merged_seq = last.header.merged_seq.max(last.header.chain_seq);
@@ -125,6 +135,7 @@ fn status_of(sessions: &[&Session]) -> Option<Status> {
         session_id: first.header.session_id,
         generation: first.status.generation + 1,
         state: worst.state,
+        more: worst.more,
         errno: worst.errno,
         broken_sector: worst.broken_sector,
         broken_ns: worst.broken_ns,
@@ -142,7 +153,7 @@ fn status_of(sessions: &[&Session]) -> Option<Status> {
 
 /// A session's runs, by where they are in its data.
 struct Origin {
-    runs: Vec<Record>,
+    runs: Vec<Run>,
     /// The run that was read last.
     last: Option<usize>,
     bytes: Vec<u8>,
@@ -155,8 +166,8 @@ impl Origin {
         if !sure {
             runs = session.check(false, &Silent, stop)?.runs;
         }
-        let extents = runs.iter().map(|r| Extent::of_run(r, 0)).collect();
-        runs.retain(|r| r.flags & REC_ZERO == 0);
+        let extents = plan::at_point(&runs, 0, 0);
+        runs.retain(|r| !r.is_zero());
         runs.sort_unstable_by_key(|r| r.offset);
         Ok((Self { runs, last: None, bytes: Vec::new() }, extents))
     }
@@ -213,12 +224,13 @@ fn damage(session: &Session, what: &str) -> Error {
 /// nothing is in the way ([`obstacle`]).
 pub fn write(
     sessions: &[&Session],
+    version: Version,
     dir: &Path,
     progress: &dyn Progress,
     stop: &Stop<'_>,
 ) -> Result<()> {
     let nothing = || Error::other("nothing to merge");
-    let header = header_of(sessions).ok_or_else(nothing)?;
+    let header = header_of(sessions, version).ok_or_else(nothing)?;
     let mut status = status_of(sessions).ok_or_else(nothing)?;
     let first = sessions.first().ok_or_else(nothing)?;
     let (mut origins, mut dats) = (Vec::new(), Dats::new());
@@ -239,15 +251,11 @@ pub fn write(
         let path = dir.join(name);
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).on("make", &path)
     };
-    let mut map = BufWriter::with_capacity(1 << 16, create(MAP_NAME)?);
+    // Until all is there it does not even have a status: that is of the session itself.
+    let mut map =
+        MapWriter::begin(create(MAP_NAME)?, &header, &Status::recording(header.session_id))
+            .on("write", dir)?;
     let mut dat = create(DAT_NAME)?;
-    map.write_all(&vec![0; RECORDS_OFFSET as usize]).on("write", dir)?;
-    let mut record = |status: &mut Status, record: &Record| -> io::Result<()> {
-        let mut bytes = [0; RECORD_LEN];
-        record.encode(&header.session_id, &mut bytes);
-        status.map_records += 1;
-        map.write_all(&bytes)
-    };
     let mut saved_bytes = 0;
     let mut bytes = Vec::new();
     for extent in &past {
@@ -265,44 +273,25 @@ pub fn write(
                     origins[session].read(owner, dat, offset, len, &mut bytes)?;
                 }
             }
-            let zero = fsutil::is_zero(&bytes);
-            let run = Record {
-                sector,
-                bytes: bytes.len() as u32,
-                flags: if zero { REC_ZERO } else { 0 },
-                offset: status.dat_bytes,
-                data_crc: crc32c::crc32c(&bytes),
-            };
+            let run = run_of(sector, status.dat_bytes, &bytes)
+                .ok_or_else(|| Error::other("a merged run is too long"))?;
             run.check(&header)
                 .map_err(|e| Error::other(format!("a merged run does not fit its device: {e}")))?;
-            if !zero {
+            if !run.is_zero() {
                 dat.write_all(&bytes).on("write", dir)?;
                 status.dat_bytes += len;
             }
-            record(&mut status, &run).on("write", dir)?;
+            map.record(&Record::Run(run)).on("write", dir)?;
             status.records += 1;
             saved_bytes += len;
             progress.advance(len);
             at += len;
         }
     }
-    let commit = Record {
-        sector: status.map_records,
-        bytes: 0,
-        flags: REC_COMMIT,
-        offset: status.dat_bytes,
-        data_crc: 0,
-    };
-    record(&mut status, &commit).on("write", dir)?;
+    map.record(&Record::Commit(status.dat_bytes)).on("write", dir)?;
+    status.map_records = map.records();
     dat.sync_all().on("write", dir)?;
-    let map = map.into_inner().map_err(io::IntoInnerError::into_error).on("write", dir)?;
-    let (mut head, mut slot) = ([0; HEADER_LEN], [0; SLOT_LEN]);
-    header.encode(&mut head);
-    status.encode(&mut slot);
-    map.write_all_at(&head, 0)
-        .and_then(|()| map.write_all_at(&slot, SLOT_OFFSETS[status.slot()]))
-        .and_then(|()| map.sync_all())
-        .on("write", dir)?;
+    map.set_status(&status).on("write", dir)?;
 
     let mut text = String::new();
     bdsnap_abi::meta::write_json(&mut text, &header, &status, &fs_type(first), saved_bytes)

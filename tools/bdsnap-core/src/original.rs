@@ -25,7 +25,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    Durability, Gap, Header, Id, Kind, Record, State, Status, DAT_NAME, MAP_MAGIC, MAP_NAME,
+    Durability, Gap, Header, Id, Kind, Run, State, Status, DAT_NAME, MAP_MAGIC, MAP_NAME,
     META_NAME, RUN_MAX,
 };
 use sha2::{Digest, Sha256};
@@ -170,16 +170,17 @@ impl Original {
 
     /// What counts of its runs, in the order of the device, none longer than
     /// [`RUN_MAX`]; without checksums.
-    pub(crate) fn runs(&self) -> Result<Vec<Record>, String> {
+    pub(crate) fn runs(&self) -> Result<Vec<Run>, String> {
         let mut runs = Vec::new();
         for e in resolve(&self.entries()?).0 {
             let mut done = 0;
             while done < e.len {
                 let bytes = (e.len - done).min(u64::from(RUN_MAX));
-                runs.push(Record {
+                runs.push(Run {
+                    tag: 0,
                     sector: (e.start + done) / bdsnap_abi::SECTOR,
                     bytes: bytes as u32,
-                    flags: 0,
+                    stored: bytes as u32,
                     offset: e.offset + done,
                     data_crc: 0,
                 });

@@ -3,7 +3,7 @@
 //! The past of a device, composed from the runs of its sessions. Pure: knows
 //! no files.
 
-use bdsnap_abi::format::{Record, REC_ZERO};
+use bdsnap_abi::format::Run;
 
 /// Where an extent's bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +49,10 @@ impl Extent {
 
     /// From a run of a session; `session` is its place in the list.
     ///
-    /// The run has been checked ([`Record::check`]), so nothing overflows.
-    pub fn of_run(run: &Record, session: usize) -> Self {
-        let source = if run.flags & REC_ZERO != 0 {
-            Source::Zero
-        } else {
-            Source::Dat { session, offset: run.offset }
-        };
+    /// The run has been checked ([`Run::check`]), so nothing overflows.
+    pub fn of_run(run: &Run, session: usize) -> Self {
+        let source =
+            if run.is_zero() { Source::Zero } else { Source::Dat { session, offset: run.offset } };
         Self { start: run.sector * bdsnap_abi::SECTOR, len: u64::from(run.bytes), source }
     }
 
@@ -73,6 +70,21 @@ pub fn cut(mut extents: Vec<Extent>, end: u64) -> Vec<Extent> {
         *last = last.part(0, end);
     }
     extents
+}
+
+/// What a session says of the device at its point `point`, in the order of the device: of each place the first
+/// run with a tag of at least that. `runs` are by sector and tag; `session` is its place in the list.
+pub fn at_point(runs: &[Run], session: usize, point: u32) -> Vec<Extent> {
+    let mut tags: Vec<u32> = runs.iter().map(|r| r.tag).filter(|&t| t >= point).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    let mut past = Vec::new();
+    for tag in tags {
+        let of_tag = runs.iter().filter(|r| r.tag == tag);
+        let newer: Vec<Extent> = of_tag.map(|r| Extent::of_run(r, session)).collect();
+        past = underlay(&past, &newer);
+    }
+    past
 }
 
 /// Adds a newer session's extents to those of older ones: where both have

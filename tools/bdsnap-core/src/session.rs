@@ -8,8 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    FormatError, Header, Kind as SessionKind, Record, State, Status, DAT_NAME, MAP_NAME,
-    RECORDS_OFFSET, RECORD_LEN, REC_ZERO, RUN_MAX, SLOT_LEN, SLOT_OFFSETS,
+    Features, FormatError, Header, Kind as SessionKind, Layout, Point, Record, Run, State, Status,
+    Version, DAT_NAME, GROUP_INCOMPLETE, HEADER_LEN, INCOMPAT_POINTS, INCOMPAT_SORTED, LATE_MEMBER,
+    MAP_NAME, RECORD_MAX, RUN_MAX, SLOT_MAX,
 };
 
 use crate::error::{Context, Error, Kind, Result};
@@ -17,8 +18,8 @@ use crate::fsutil;
 use crate::original::Original;
 use crate::progress::{Progress, Stop};
 
-/// Where the status slots end; from here to the records all is zero.
-const SLOTS_END: usize = SLOT_OFFSETS[1] as usize + SLOT_LEN;
+/// Where the records of a map begin at the latest.
+const HEAD_MAX: usize = HEADER_LEN + 2 * SLOT_MAX;
 /// How much of `blocks.dat` is read at once while it is checked in order.
 const WINDOW: usize = 4 << 20;
 
@@ -96,8 +97,8 @@ pub enum Restorable {
 /// What a check of a session found good.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// The runs that can be used, in the order of the device.
-    pub runs: Vec<Record>,
+    /// The runs that can be used, by sector and then by tag.
+    pub runs: Vec<Run>,
     /// Runs whose data never became durable; their writes were not released.
     pub torn: u64,
     /// Runs after the last commit (of an interrupted session).
@@ -123,21 +124,26 @@ impl Session {
     /// Words for what is wrong.
     pub fn read(path: &Path, dir: &[u8]) -> std::result::Result<Self, String> {
         let map = fsutil::open_regular(&path.join(MAP_NAME)).map_err(|e| cause(MAP_NAME, &e))?;
-        let mut bytes = [0; SLOTS_END];
+        let mut bytes = [0; HEAD_MAX];
         let n = fsutil::read_up_to(&map, &mut bytes, 0).map_err(|e| cause(MAP_NAME, &e))?;
         let header = Header::decode(&bytes[..n]).map_err(|e| format!("{MAP_NAME}: header: {e}"))?;
-        if n < SLOTS_END {
+        let version = header.version;
+        let Layout { slots, slot_len, .. } = version.layout();
+        if n < slots[1] as usize + slot_len {
             return Err(format!("{MAP_NAME}: status: {}", FormatError::Short));
         }
-        let slots = SLOT_OFFSETS.map(|at| &bytes[at as usize..at as usize + SLOT_LEN]);
-        let status = Status::newest(slots, &header.session_id)
+        let slots = slots.map(|at| &bytes[at as usize..at as usize + slot_len]);
+        let status = Status::newest(version, slots, &header.session_id)
             .map_err(|e| format!("{MAP_NAME}: status: {e}"))?;
-        // A slot is one sector and written as a whole, so one that is neither
+        // A slot is no longer than a block and written as a whole, so one that is neither
         // empty nor valid was damaged, and may have said "broken".
         let slot_damaged = slots.into_iter().any(|s| {
             !fsutil::is_zero(s)
-                && !matches!(Status::decode(s), Ok(s) if s.session_id == header.session_id)
+                && !matches!(Status::decode(version, s), Ok(s) if s.session_id == header.session_id)
         });
+        if let Some(what) = header.features.and(status.more.late).refuses_reading() {
+            return Err(format!("it has {what}: a newer bdsnap is needed"));
+        }
         let meta = map.metadata().map_err(|e| cause(MAP_NAME, &e))?;
         let dat = match fsutil::open_regular(&path.join(DAT_NAME)).and_then(|f| f.metadata()) {
             Ok(m) => Some(m),
@@ -157,6 +163,23 @@ impl Session {
             original: None,
             overlaps: false,
         })
+    }
+
+    /// All that has to be known to use it.
+    pub fn features(&self) -> Features {
+        self.header.features.and(self.status.more.late)
+    }
+
+    /// Whether its map has nothing but, in version 2, its start.
+    pub fn has_no_records(&self) -> bool {
+        let start = u64::from(self.header.version >= Version::Two);
+        self.header.version.layout().map_bytes(start).is_none_or(|bytes| self.map_bytes <= bytes)
+    }
+
+    /// Whether a device of the same filesystem is not registered.
+    pub fn is_group_incomplete(&self) -> bool {
+        self.header.dev_flags & GROUP_INCOMPLETE != 0
+            || self.status.more.late_flags & LATE_MEMBER != 0
     }
 
     /// Its state as users see it; `live`: the module is recording it now.
@@ -200,6 +223,9 @@ impl Session {
             View::Unchecked => Restorable::Yes(Some(
                 "of the original module: without checksums, and nothing says that it is whole",
             )),
+            View::Closed | View::Undo if self.status.more.lossy_below > 0 => {
+                Restorable::Lossy("pre-images of its start were lost")
+            }
             View::Closed | View::Undo => Restorable::Yes(None),
             View::Interrupted => match self.header.durability {
                 bdsnap_abi::format::Durability::Strict => {
@@ -292,8 +318,7 @@ impl Session {
                 )));
             }
         }
-        checked.runs.sort_unstable_by_key(|r| r.sector);
-        if let Some(twice) = first_twice(&checked.runs) {
+        if let Some(twice) = sort(&mut checked.runs) {
             return Err(self.damage(format_args!("sector {twice} occurs twice")));
         }
         Ok(checked)
@@ -322,22 +347,21 @@ impl Session {
         Ok(checked)
     }
 
-    /// Its runs in the order of the device, without a look at the data behind
+    /// Its runs by sector and then by tag, without a look at the data behind
     /// them, and whether all are sure to be whole. `live` as in
     /// [`Session::check`].
     ///
     /// # Errors
     ///
     /// [`Kind::Verification`] if the structure is damaged.
-    pub fn runs(&self, live: bool) -> Result<(Vec<Record>, bool)> {
+    pub fn runs(&self, live: bool) -> Result<(Vec<Run>, bool)> {
         if self.original.is_some() {
             // Without checksums: only a look at the data gives some.
             return Ok((self.check(live, &crate::progress::Silent, &Stop::never())?.runs, true));
         }
         let Index { mut runs, committed } = self.read_index(live)?;
         let sure = committed == runs.len();
-        runs.sort_unstable_by_key(|r| r.sector);
-        if let Some(twice) = first_twice(&runs) {
+        if let Some(twice) = sort(&mut runs) {
             return Err(self.damage(format_args!("sector {twice} occurs twice")));
         }
         Ok((runs, sure))
@@ -386,14 +410,15 @@ impl Session {
         let io = |e: std::io::Error| self.damage(cause(MAP_NAME, &e));
         let path = self.path.join(MAP_NAME);
         let mut file = fsutil::open_regular(&path).map_err(io)?;
-        let mut start = vec![0; RECORDS_OFFSET as usize];
+        let Layout { slots, slot_len, records, .. } = self.header.version.layout();
+        let mut start = vec![0; records as usize];
         if fsutil::read_up_to(&file, &mut start, 0).map_err(io)? == start.len()
-            && !fsutil::is_zero(&start[SLOTS_END..])
+            && !fsutil::is_zero(&start[slots[1] as usize + slot_len..])
         {
             return Err(self.damage(format_args!("{MAP_NAME}: not zero before the records")));
         }
         let len = file.metadata().map_err(io)?.len();
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(RECORDS_OFFSET)).map_err(io)?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(records)).map_err(io)?;
         let reader = BufReader::with_capacity(1 << 20, file);
         if self.has_ended() {
             self.read_ended(reader, len)
@@ -405,10 +430,9 @@ impl Session {
     /// The records of a session that ended: exactly as many as it says.
     fn read_ended(&self, mut reader: impl Read, len: u64) -> Result<Index> {
         let status = &self.status;
-        let expected = status
-            .map_records
-            .checked_mul(RECORD_LEN as u64)
-            .and_then(|n| n.checked_add(RECORDS_OFFSET))
+        let layout = self.header.version.layout();
+        let expected = layout
+            .map_bytes(status.map_records)
             .ok_or_else(|| self.damage("status: impossible number of records"))?;
         // A session can break in the middle of an append.
         let longer_is_fine = status.state == State::Broken;
@@ -421,15 +445,14 @@ impl Session {
                 self.dat_bytes, status.dat_bytes
             )));
         }
-        let mut runs = Vec::new();
-        let mut bytes = [0; RECORD_LEN];
-        for i in 0..status.map_records {
-            reader.read_exact(&mut bytes).map_err(|e| self.damage(cause(MAP_NAME, &e)))?;
-            let record = self.decode(&bytes, i, status.dat_bytes)?;
-            if !record.is_commit() {
-                runs.push(record);
-            }
+        let mut records = Records::of(self);
+        let mut bytes = [0; RECORD_MAX];
+        let bytes = &mut bytes[..layout.record_len];
+        for _ in 0..status.map_records {
+            reader.read_exact(bytes).map_err(|e| self.damage(cause(MAP_NAME, &e)))?;
+            records.take(bytes, status.dat_bytes)?;
         }
+        let runs = records.runs;
         if runs.len() as u64 != status.records {
             return Err(self.damage(format_args!(
                 "{MAP_NAME}: {} runs instead of {}",
@@ -442,18 +465,18 @@ impl Session {
 
     /// The records of a session that did not end, as far as they are valid.
     fn read_cut(&self, mut reader: impl Read, live: bool) -> Result<Index> {
-        let mut runs = Vec::new();
-        let mut committed = 0;
-        let mut durable = 0;
+        let mut records = Records::of(self);
         let mut torn_at = None;
-        let mut bytes = [0; RECORD_LEN];
+        let mut bytes = [0; RECORD_MAX];
+        let bytes = &mut bytes[..self.header.version.layout().record_len];
         for i in 0u64.. {
-            match read_record(&mut reader, &mut bytes) {
+            match read_record(&mut reader, bytes) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(e) => return Err(self.damage(cause(MAP_NAME, &e))),
             }
-            let record = match Record::decode(&bytes, &self.header.session_id) {
+            let (version, id) = (self.header.version, &self.header.session_id);
+            let record = match Record::decode(version, id, i, bytes) {
                 Ok(r) => r,
                 Err(FormatError::Checksum) => {
                     torn_at.get_or_insert(i);
@@ -463,22 +486,15 @@ impl Session {
             };
             match torn_at {
                 // The map ends here, unless a commit says that it does not.
-                Some(at) if record.is_commit() => {
+                Some(at) if matches!(record, Record::Commit(_)) => {
                     return Err(self
                         .damage(format_args!("record {at} is invalid, and a commit follows it")));
                 }
                 Some(_) => {}
-                None => {
-                    let record = self.decode(&bytes, i, u64::MAX)?;
-                    if record.is_commit() {
-                        committed = runs.len();
-                        durable = record.offset;
-                    } else {
-                        runs.push(record);
-                    }
-                }
+                None => records.take(bytes, u64::MAX)?,
             }
         }
+        let Records { mut runs, committed, durable, .. } = records;
         // Asked for now: while it is being recorded both files grow.
         let dat_bytes =
             self.open_dat()?.metadata().map_err(|e| self.damage(cause(DAT_NAME, &e)))?.len();
@@ -492,39 +508,93 @@ impl Session {
         }
         Ok(Index { runs, committed })
     }
+}
 
-    /// A record at its place, or damage.
-    fn decode(&self, bytes: &[u8], index: u64, dat_bytes: u64) -> Result<Record> {
-        let wrong = |e: &dyn std::fmt::Display| self.damage(format_args!("record {index}: {e}"));
-        let record = Record::decode(bytes, &self.header.session_id).map_err(|e| wrong(&e))?;
-        if record.is_commit() {
-            if record.sector != index || record.offset > dat_bytes || record.bytes != 0 {
+/// The records of a map, one after the other, each held against those before it.
+struct Records<'a> {
+    session: &'a Session,
+    index: u64,
+    runs: Vec<Run>,
+    /// So many of them, and so many bytes of their content, were durable.
+    committed: usize,
+    durable: u64,
+    /// The newest point.
+    point: Option<u32>,
+}
+
+impl<'a> Records<'a> {
+    fn of(session: &'a Session) -> Self {
+        Self { session, index: 0, runs: Vec::new(), committed: 0, durable: 0, point: None }
+    }
+
+    /// Takes the next, or says what is wrong with it.
+    fn take(&mut self, bytes: &[u8], dat_bytes: u64) -> Result<()> {
+        let Session { header, .. } = self.session;
+        let index = self.index;
+        let wrong =
+            |e: &dyn std::fmt::Display| self.session.damage(format_args!("record {index}: {e}"));
+        let record = Record::decode(header.version, &header.session_id, index, bytes)
+            .map_err(|e| wrong(&e))?;
+        self.index += 1;
+        let v2 = header.version >= Version::Two;
+        if v2 && index == 0 && !matches!(record, Record::Point(Point { tag: 0, .. })) {
+            return Err(wrong(&"not the session's start"));
+        }
+        match record {
+            Record::Commit(end) if end > dat_bytes => {
                 return Err(wrong(&"a commit that contradicts its place"));
             }
-            return Ok(record);
+            Record::Commit(end) => {
+                self.committed = self.runs.len();
+                self.durable = end;
+            }
+            Record::Point(point) => {
+                let follows = self.point.is_none_or(|last| point.tag > last);
+                if !follows {
+                    return Err(wrong(&"a point that is not younger than the one before"));
+                }
+                self.point = Some(point.tag);
+            }
+            Record::Run(run) => {
+                run.check(header).map_err(|e| wrong(&e))?;
+                match run.offset.checked_add(run.stored.into()) {
+                    Some(end) if end <= dat_bytes => {}
+                    _ => return Err(wrong(&format_args!("beyond the end of {DAT_NAME}"))),
+                }
+                let sorted = self.session.features().incompat & INCOMPAT_SORTED != 0;
+                let last = self.runs.last().filter(|_| !sorted).map_or(0, |r| r.tag);
+                if run.tag < last || run.tag > self.point.unwrap_or(0) {
+                    return Err(wrong(&"a tag that no point has, or out of order"));
+                }
+                if run.tag > 0 && self.session.features().incompat & INCOMPAT_POINTS == 0 {
+                    return Err(wrong(&"a point that its features do not tell of"));
+                }
+                self.runs.push(run);
+            }
+            Record::Passed => {}
         }
-        record.check(&self.header).map_err(|e| wrong(&e))?;
-        match record.offset.checked_add(record.stored_bytes()) {
-            Some(end) if end <= dat_bytes => Ok(record),
-            _ => Err(wrong(&format_args!("beyond the end of {DAT_NAME}"))),
-        }
+        Ok(())
     }
 }
 
 /// Runs in the order of `blocks.map`, the first `committed` of them durable.
 struct Index {
-    runs: Vec<Record>,
+    runs: Vec<Run>,
     committed: usize,
 }
 
-/// A sector that two of these runs have, which are in the order of the device.
-fn first_twice(runs: &[Record]) -> Option<u64> {
-    let meet = |p: &&[Record]| p[0].sector + u64::from(p[0].bytes).div_ceil(512) > p[1].sector;
-    runs.windows(2).find(meet).map(|p| p[1].sector)
+/// Sorts runs by sector and tag; a sector that two runs of one tag have.
+fn sort(runs: &mut [Run]) -> Option<u64> {
+    let meet = |p: &&[Run]| p[0].sector + u64::from(p[0].bytes).div_ceil(512) > p[1].sector;
+    runs.sort_unstable_by_key(|r| (r.tag, r.sector));
+    let of_one = |p: &&[Run]| p[0].tag == p[1].tag && meet(p);
+    let twice = runs.windows(2).find(of_one).map(|p| p[1].sector);
+    runs.sort_unstable_by_key(|r| (r.sector, r.tag));
+    twice
 }
 
 /// Reads a whole record; false at the end or if there is only a part.
-fn read_record(reader: &mut impl Read, bytes: &mut [u8; RECORD_LEN]) -> std::io::Result<bool> {
+fn read_record(reader: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<bool> {
     match reader.read_exact(bytes) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
@@ -545,10 +615,10 @@ impl Window {
     }
 
     /// The checksum of a run's bytes; `None` if the file ends before them.
-    fn crc(&mut self, run: &Record) -> std::io::Result<Option<u32>> {
+    fn crc(&mut self, run: &Run) -> std::io::Result<Option<u32>> {
         let len = run.bytes as usize;
         debug_assert!(run.bytes <= RUN_MAX);
-        if run.flags & REC_ZERO != 0 {
+        if run.is_zero() {
             return Ok(Some(crc32c::crc32c(&vec![0; len])));
         }
         let inside = |w: &Self| {

@@ -25,7 +25,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    Header, Marker, Tail, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
+    Header, Marker, Tail, Version, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
 };
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
@@ -180,7 +180,7 @@ impl Store {
             let private = std::fs::Permissions::from_mode(0o700);
             std::fs::set_permissions(path, private).on("protect", path)?;
         }
-        let marker = Marker { store_id: fsutil::random_id()?, chain_seq: 0 };
+        let marker = Marker { version: Version::One, store_id: fsutil::random_id()?, chain_seq: 0 };
         let mut store = Self { path: path.to_owned(), marker };
         store.make_chain_dir()?;
         if was_store {
@@ -327,6 +327,11 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// The version in which sessions are written here.
+    pub fn version(&self) -> Version {
+        self.marker.version
     }
 
     /// Gives out the next place in the chain, greater than `after`, durably.

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bdsnap_abi::format::{
-    Durability, Gap, Header, Id, Kind, Record, State, Status, DAT_NAME, HEADER_LEN, MAP_NAME,
-    NO_ID, RECORDS_OFFSET, RECORD_LEN, REC_COMMIT, REC_ZERO, RUN_MAX, SLOT_LEN, SLOT_OFFSETS,
+    Durability, Features, Gap, Header, Id, Kind, Point, Record, State, Status, Version, DAT_NAME,
+    HEADER_LEN, INCOMPAT_POINTS, MAP_NAME, NO_ID, RUN_MAX,
 };
 
 use crate::store::Store;
@@ -31,6 +31,8 @@ pub struct Lab {
     pub device: Vec<u8>,
     /// The session before, for the next one's header.
     pub last: Id,
+    /// Of the format.
+    pub version: Version,
     sessions: u8,
 }
 
@@ -74,6 +76,8 @@ pub struct Recorder<'a> {
     pub header: Header,
     /// Records without their checksums.
     pub records: Vec<Record>,
+    /// The newest point.
+    pub tag: u32,
     /// `blocks.dat`.
     pub dat: Vec<u8>,
     saved: Vec<bool>,
@@ -90,7 +94,8 @@ impl Lab {
         let image = dir.canonicalize().unwrap().join("disk.img");
         let device = pattern(bytes, 1);
         fs::write(&image, &device).unwrap();
-        Self { store, image, device, last: NO_ID, sessions: 0 }
+        let version = store.version();
+        Self { store, image, device, last: NO_ID, version, sessions: 0 }
     }
 
     /// Another image beside this one, with sessions in the same store.
@@ -103,6 +108,7 @@ impl Lab {
             image,
             device,
             last: NO_ID,
+            version: self.version,
             sessions: self.sessions + 100,
         }
     }
@@ -111,6 +117,8 @@ impl Lab {
     pub fn record(&mut self, options: &Options) -> Recorder<'_> {
         self.sessions += 1;
         let mut header = Header::new();
+        header.version = self.version;
+        header.features = Features::NONE;
         header.session_id = [self.sessions; 16];
         header.store_id = self.store.id();
         header.prev_session_id = self.last;
@@ -130,10 +138,15 @@ impl Lab {
         }
         assert!(header.set_name(self.image.as_os_str().as_bytes()));
         let chunks = self.device.len().div_ceil(options.chunk as usize);
+        let mut records = Vec::new();
+        if header.version >= Version::Two {
+            records.push(Record::Point(crate::map::start_of(&header)));
+        }
         Recorder {
             lab: self,
             header,
-            records: Vec::new(),
+            records,
+            tag: 0,
             dat: Vec::new(),
             saved: vec![false; chunks],
             zeros: options.zeros,
@@ -185,28 +198,39 @@ impl Recorder<'_> {
 
     fn save(&mut self, from: usize, to: usize) {
         let data = &self.lab.device[from..to];
-        let zero = self.zeros && data.iter().all(|b| *b == 0);
-        self.records.push(Record {
-            sector: from as u64 / 512,
-            bytes: (to - from) as u32,
-            flags: if zero { REC_ZERO } else { 0 },
-            offset: self.dat.len() as u64,
-            data_crc: bdsnap_abi::crc::crc32c(data),
-        });
-        if !zero {
+        let mut run = crate::map::run_of(from as u64 / 512, self.dat.len() as u64, data).unwrap();
+        run.tag = self.tag;
+        if !self.zeros {
+            run.stored = run.bytes;
+        }
+        self.records.push(Record::Run(run));
+        if !run.is_zero() {
             self.dat.extend_from_slice(data);
         }
     }
 
     /// Says that all so far is durable.
     pub fn commit(&mut self) {
-        self.records.push(Record {
-            sector: self.records.len() as u64,
-            bytes: 0,
-            flags: REC_COMMIT,
-            offset: self.dat.len() as u64,
-            data_crc: 0,
-        });
+        self.records.push(Record::Commit(self.dat.len() as u64));
+    }
+
+    /// A moment to which one can go back: from here on the first change of each chunk is saved anew. Its number.
+    pub fn point(&mut self) -> u32 {
+        self.header.features.incompat |= INCOMPAT_POINTS;
+        self.tag += 1;
+        self.records.push(Record::Point(Point {
+            tag: self.tag,
+            time_ns: self.header.start_ns + u64::from(self.tag) * 1_000_000_000,
+            dat_bytes: self.dat.len() as u64,
+            ..crate::map::start_of(&self.header)
+        }));
+        self.saved.fill(false);
+        self.tag
+    }
+
+    /// What the device holds now.
+    pub fn device(&self) -> &[u8] {
+        &self.lab.device
     }
 
     /// The session is tainted, says so, and goes on.
@@ -221,7 +245,7 @@ impl Recorder<'_> {
         Status {
             generation,
             state,
-            records: self.records.iter().filter(|r| !r.is_commit()).count() as u64,
+            records: self.records.iter().filter(|r| matches!(r, Record::Run(_))).count() as u64,
             map_records: self.records.len() as u64,
             dat_bytes: self.dat.len() as u64,
             end_ns: h.start_ns + 60_000_000_000,
@@ -248,8 +272,13 @@ impl Recorder<'_> {
         let dir = String::from_utf8(dir.as_bytes().to_vec()).unwrap();
         let path = self.lab.store.path().join(&dir);
         crate::fsutil::make_private_dir(&path).unwrap();
-        let mut map = vec![0; RECORDS_OFFSET as usize];
-        h.encode((&mut map[..HEADER_LEN]).try_into().unwrap());
+        let layout = h.version.layout();
+        let mut map = vec![0; layout.records as usize];
+        crate::map::encode_header(h, &mut map[..HEADER_LEN]);
+        let put_slot = |map: &mut [u8], status: &Status| {
+            let at = layout.slots[status.slot()] as usize;
+            status.encode(h.version, &mut map[at..at + layout.slot_len]);
+        };
         put_slot(&mut map, &Status::recording(h.session_id));
         if let Some(tainted) = &self.tainted {
             put_slot(&mut map, tainted);
@@ -257,9 +286,9 @@ impl Recorder<'_> {
         if let Some(state) = state {
             put_slot(&mut map, &self.status(2 + u64::from(self.tainted.is_some()), state));
         }
-        for r in &self.records {
-            let mut bytes = [0; RECORD_LEN];
-            r.encode(&h.session_id, &mut bytes);
+        for (i, r) in self.records.iter().enumerate() {
+            let mut bytes = vec![0; layout.record_len];
+            assert!(r.encode(h.version, &h.session_id, i as u64, &mut bytes));
             map.extend_from_slice(&bytes);
         }
         fs::write(path.join(MAP_NAME), map).unwrap();
@@ -268,11 +297,6 @@ impl Recorder<'_> {
         self.lab.last = h.session_id;
         dir
     }
-}
-
-fn put_slot(map: &mut [u8], status: &Status) {
-    let at = SLOT_OFFSETS[status.slot()] as usize;
-    status.encode((&mut map[at..at + SLOT_LEN]).try_into().unwrap());
 }
 
 /// Changes one bit of a file.

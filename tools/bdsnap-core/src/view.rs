@@ -19,9 +19,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
-use bdsnap_abi::format::{
-    Durability, Header, Id, Record, State, MAP_NAME, RECORDS_OFFSET, RECORD_LEN, REC_ZERO,
-};
+use bdsnap_abi::format::{Durability, Header, Id, Record, Run, State, MAP_NAME};
 use bdsnap_abi::ioctl::{ENTRY_RECORDING, ENTRY_RESTORING, ENTRY_WRITTEN, RESTORE_ABORT};
 
 use crate::chain::{self, Chain, Selector};
@@ -46,7 +44,7 @@ struct Part {
     session: Session,
     dat: Option<File>,
     /// In the order of `blocks.dat`.
-    runs: Vec<Record>,
+    runs: Vec<Run>,
     verified: Vec<bool>,
     /// Records read so far, of one that is being recorded.
     records: u64,
@@ -317,9 +315,9 @@ impl View {
                 let stop = crate::progress::Stop::never();
                 runs = part.session.check(false, &crate::progress::Silent, &stop)?.runs;
             }
-            let newer: Vec<Extent> = runs.iter().map(|r| Extent::of_run(r, place)).collect();
+            let newer = plan::at_point(&runs, place, 0);
             self.extents = plan::underlay(&self.extents, &newer);
-            runs.retain(|r| r.flags & REC_ZERO == 0);
+            runs.retain(|r| !r.is_zero());
             runs.sort_unstable_by_key(|r| r.offset);
             part.verified = vec![false; runs.len()];
             part.runs = runs;
@@ -539,22 +537,25 @@ impl Part {
     }
 
     /// Reads the records that came since the last time.
-    fn grow(&mut self, status: &ModuleStatus) -> Result<Vec<Record>> {
+    fn grow(&mut self, status: &ModuleStatus) -> Result<Vec<Run>> {
         let path = self.session.path.join(MAP_NAME);
         let map = fsutil::open_regular(&path).on("open", &path)?;
         let mut new = Vec::new();
-        let mut bytes = vec![0; 4096 * RECORD_LEN];
+        let (version, id) = (self.session.header.version, self.session.header.session_id);
+        let layout = version.layout();
+        let mut bytes = vec![0; 4096 * layout.record_len];
         let mut tries = 0;
         'all: loop {
-            let at = RECORDS_OFFSET + self.records * RECORD_LEN as u64;
+            let at =
+                layout.map_bytes(self.records).ok_or_else(|| self.damage("too many records"))?;
             let n = fsutil::read_up_to(&map, &mut bytes, at).on("read", &path)?;
-            let whole = n / RECORD_LEN;
-            for record in bytes[..whole * RECORD_LEN].chunks_exact(RECORD_LEN) {
+            let whole = n / layout.record_len;
+            for record in bytes[..whole * layout.record_len].chunks_exact(layout.record_len) {
                 // Zeros into which the next batches come.
                 if fsutil::is_zero(record) {
                     break 'all;
                 }
-                let record = match Record::decode(record, &self.session.header.session_id) {
+                let record = match Record::decode(version, &id, self.records, record) {
                     Ok(record) => record,
                     // It may just be being written.
                     Err(_) if tries < 20 => {
@@ -564,15 +565,14 @@ impl Part {
                     }
                     Err(e) => return Err(self.damage(&format!("{MAP_NAME}: {e}"))),
                 };
-                if !record.is_commit() {
-                    record
-                        .check(&self.session.header)
+                if let Record::Run(run) = record {
+                    run.check(&self.session.header)
                         .map_err(|e| self.damage(&format!("{MAP_NAME}: {e}")))?;
-                    if record.flags & REC_ZERO == 0 {
-                        self.runs.push(record);
+                    if !run.is_zero() {
+                        self.runs.push(run);
                         self.verified.push(false);
                     }
-                    new.push(record);
+                    new.push(run);
                 }
                 self.records += 1;
             }

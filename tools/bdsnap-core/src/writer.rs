@@ -6,17 +6,15 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use bdsnap_abi::format::{
-    Header, Record, State, Status, DAT_NAME, HEADER_LEN, MAP_NAME, META_NAME, RECORDS_OFFSET,
-    RECORD_LEN, REC_COMMIT, REC_ZERO, SLOT_LEN, SLOT_OFFSETS,
-};
+use bdsnap_abi::format::{Header, Record, State, Status, DAT_NAME, MAP_NAME, META_NAME};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Error, Result};
 use crate::fsutil;
+use crate::map::{run_of, MapWriter};
 use crate::store::Store;
 
 /// A session being written. Dropped before [`SessionWriter::finish`], it
@@ -48,7 +46,7 @@ impl Head {
 
 struct Parts {
     header: Header,
-    map: BufWriter<File>,
+    map: MapWriter,
     dat: BufWriter<File>,
 }
 
@@ -77,17 +75,8 @@ impl SessionWriter {
         let status = Status::recording(header.session_id);
         let mut writer = Self { parts: None, path, name, status, saved_bytes: 0 };
         let (map, dat) = (writer.create_file(MAP_NAME)?, writer.create_file(DAT_NAME)?);
-        let mut bytes = vec![0; RECORDS_OFFSET as usize];
-        let (first, rest) = bytes.split_at_mut(HEADER_LEN);
-        if let Ok(first) = first.try_into() {
-            header.encode(first);
-        }
-        let at = SLOT_OFFSETS[status.slot()] as usize - HEADER_LEN;
-        if let Ok(slot) = (&mut rest[at..at + SLOT_LEN]).try_into() {
-            status.encode(slot);
-        }
-        let mut map = BufWriter::with_capacity(1 << 16, map);
-        map.write_all(&bytes).on("write", &writer.path)?;
+        let map = MapWriter::begin(map, &header, &status).on("write", &writer.path)?;
+        writer.status.map_records = map.records();
         writer.parts = Some(Parts { header, map, dat: BufWriter::new(dat) });
         Ok(writer)
     }
@@ -100,45 +89,29 @@ impl SessionWriter {
     /// Appends a run: `data` is what the device holds from `sector` on.
     pub fn run(&mut self, sector: u64, data: &[u8]) -> Result<()> {
         let Some(parts) = &mut self.parts else { return Ok(()) };
-        let zero = fsutil::is_zero(data);
-        let record = Record {
-            sector,
-            bytes: u32::try_from(data.len()).map_err(|_| Error::other("run too long"))?,
-            flags: if zero { REC_ZERO } else { 0 },
-            offset: self.status.dat_bytes,
-            data_crc: crc32c::crc32c(data),
-        };
-        record
-            .check(&parts.header)
+        let run = run_of(sector, self.status.dat_bytes, data)
+            .ok_or_else(|| Error::other("run too long"))?;
+        run.check(&parts.header)
             .map_err(|e| Error::other(format!("a run that does not fit its device: {e}")))?;
-        if !zero {
+        if !run.is_zero() {
             parts.dat.write_all(data).on("write", &self.path)?;
             self.status.dat_bytes += data.len() as u64;
         }
         self.status.records += 1;
         self.saved_bytes += data.len() as u64;
-        self.append(&record)
+        self.append(&Record::Run(run))
     }
 
     /// Appends a commit, after making durable what is there.
     pub fn commit(&mut self) -> Result<()> {
         self.sync()?;
-        let record = Record {
-            sector: self.status.map_records,
-            bytes: 0,
-            flags: REC_COMMIT,
-            offset: self.status.dat_bytes,
-            data_crc: 0,
-        };
-        self.append(&record)
+        self.append(&Record::Commit(self.status.dat_bytes))
     }
 
     fn append(&mut self, record: &Record) -> Result<()> {
         let Some(parts) = &mut self.parts else { return Ok(()) };
-        let mut bytes = [0; RECORD_LEN];
-        record.encode(&self.status.session_id, &mut bytes);
-        parts.map.write_all(&bytes).on("write", &self.path)?;
-        self.status.map_records += 1;
+        parts.map.record(record).on("write", &self.path)?;
+        self.status.map_records = parts.map.records();
         Ok(())
     }
 
@@ -147,8 +120,7 @@ impl SessionWriter {
         let all = |p: &mut Parts| -> io::Result<()> {
             p.dat.flush()?;
             p.dat.get_ref().sync_all()?;
-            p.map.flush()?;
-            p.map.get_ref().sync_all()
+            p.map.sync()
         };
         all(parts).on("write", &self.path)
     }
@@ -164,13 +136,9 @@ impl SessionWriter {
         self.status.state = state;
         self.status.end_ns = fsutil::now_ns();
         self.status.head_sha256 = head.sha256;
-        let mut slot = [0; SLOT_LEN];
-        self.status.encode(&mut slot);
-        if let Some(parts) = &self.parts {
-            let map = parts.map.get_ref();
-            map.write_all_at(&slot, SLOT_OFFSETS[self.status.slot()])
-                .and_then(|()| map.sync_all())
-                .on("write", &self.path)?;
+        self.status.more.end_boot_ns = fsutil::boot_ns();
+        if let Some(parts) = &mut self.parts {
+            parts.map.set_status(&self.status).on("write", &self.path)?;
             write_meta(&self.path, &parts.header, &self.status, head.fs_type, self.saved_bytes)?;
         }
         fsutil::sync_dir(&self.path)?;

@@ -8,8 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use bdsnap_abi::format::{
-    Header, Record, State, Status, DEV_IMAGE, HEADER_LEN, MAP_NAME, RECORDS_OFFSET, RECORD_LEN,
-    REC_COMMIT, REC_ZERO, SLOT_LEN, SLOT_OFFSETS,
+    Features, Header, Record, Run, State, Status, Version, DEV_IMAGE, HEADER_LEN, MAP_NAME,
 };
 use bdsnap_core::chain::Selector;
 use bdsnap_core::device::{Purpose, Target};
@@ -55,8 +54,8 @@ enum Lie {
 fn lie() -> impl Strategy<Value = Lie> {
     prop_oneof![
         4 => (0u8..16, nasty()).prop_map(|(f, n)| Lie::Header(f, n)),
-        2 => (0u8..8, nasty()).prop_map(|(f, n)| Lie::Status(f, n)),
-        3 => (any::<prop::sample::Index>(), 0u8..5, nasty()).prop_map(|(i, f, n)| Lie::Record(i, f, n)),
+        2 => (0u8..10, nasty()).prop_map(|(f, n)| Lie::Status(f, n)),
+        3 => (any::<prop::sample::Index>(), 0u8..6, nasty()).prop_map(|(i, f, n)| Lie::Record(i, f, n)),
         1 => (0u8..4, nasty(), nasty(), nasty()).prop_map(|(f, a, b, c)| Lie::More(f, a, b, c)),
         1 => meta().prop_map(Lie::Meta),
     ]
@@ -75,11 +74,13 @@ fn meta() -> impl Strategy<Value = Vec<u8>> {
 fn forge(path: &Path, lies: &[Lie]) {
     let map = fs::read(path.join(MAP_NAME)).unwrap();
     let mut h = Header::decode(&map[..HEADER_LEN]).unwrap();
-    let slots = SLOT_OFFSETS.map(|at| &map[at as usize..at as usize + SLOT_LEN]);
-    let mut status = Status::newest(slots, &h.session_id).unwrap();
-    let mut records: Vec<Record> = map[RECORDS_OFFSET as usize..]
-        .chunks_exact(RECORD_LEN)
-        .map(|r| Record::decode(r, &h.session_id).unwrap())
+    let (version, layout) = (h.version, h.version.layout());
+    let slots = layout.slots.map(|at| &map[at as usize..at as usize + layout.slot_len]);
+    let mut status = Status::newest(version, slots, &h.session_id).unwrap();
+    let mut records: Vec<Record> = map[layout.records as usize..]
+        .chunks_exact(layout.record_len)
+        .zip(0..)
+        .map(|(r, i)| Record::decode(version, &h.session_id, i, r).unwrap())
         .collect();
     for lie in lies {
         match lie {
@@ -123,6 +124,8 @@ fn forge(path: &Path, lies: &[Lie]) {
                 *field = n;
             }
             Lie::Status(field, n) => match field {
+                7 => status.more.late = Features { incompat: *n, ro_compat: *n, compat: 0 },
+                8 => status.more.lossy_below = *n as u32,
                 0 => status.records = *n,
                 1 => status.map_records = *n,
                 2 => status.dat_bytes = *n,
@@ -136,34 +139,43 @@ fn forge(path: &Path, lies: &[Lie]) {
                 }
             },
             Lie::Record(which, field, n) if !records.is_empty() => {
-                let r = which.get_mut(&mut records[..]);
-                match field {
-                    0 => r.sector = *n,
-                    1 => r.bytes = *n as u32,
-                    2 => r.offset = *n,
-                    3 => r.flags ^= if n % 2 == 0 { REC_ZERO } else { REC_COMMIT },
-                    _ => r.data_crc = *n as u32,
+                match (which.get_mut(&mut records[..]), field) {
+                    (Record::Run(r), 0) => r.sector = *n,
+                    (Record::Run(r), 1) => (r.bytes, r.stored) = (*n as u32, *n as u32),
+                    (Record::Run(r), 2) => r.offset = *n,
+                    (Record::Run(r), 3) => r.stored = r.bytes * (*n % 2) as u32,
+                    (Record::Run(r), 4) => r.tag = *n as u32,
+                    (Record::Run(r), _) => r.data_crc = *n as u32,
+                    (Record::Commit(end), _) => *end = *n,
+                    (Record::Point(p), _) => (p.tag, p.dat_bytes) = (*n as u32, *n),
+                    (Record::Passed, _) => {}
                 }
             }
             Lie::Record(..) => {}
             Lie::More(flags, sector, bytes, offset) => {
-                let flags = [0, REC_ZERO, REC_COMMIT, REC_ZERO | REC_COMMIT][usize::from(*flags)];
                 let (sector, bytes, offset) = (*sector, *bytes as u32, *offset);
-                records.push(Record { sector, bytes, flags, offset, data_crc: 0 });
+                let run = Run { tag: 0, sector, bytes, stored: bytes, offset, data_crc: 0 };
+                records.push(match flags {
+                    0 => Record::Run(run),
+                    1 => Record::Run(Run { stored: 0, ..run }),
+                    2 => Record::Run(Run { tag: bytes, ..run }),
+                    _ => Record::Commit(offset),
+                });
                 status.map_records = records.len() as u64;
-                status.records = records.iter().filter(|r| !r.is_commit()).count() as u64;
+                status.records =
+                    records.iter().filter(|r| matches!(r, Record::Run(_))).count() as u64;
             }
             Lie::Meta(bytes) => fs::write(path.join("meta.json"), bytes).unwrap(),
         }
     }
-    let mut out = vec![0; RECORDS_OFFSET as usize];
+    let mut out = vec![0; layout.records as usize];
     h.encode((&mut out[..HEADER_LEN]).try_into().unwrap());
     status.session_id = h.session_id;
-    let at = SLOT_OFFSETS[status.slot()] as usize;
-    status.encode((&mut out[at..at + SLOT_LEN]).try_into().unwrap());
-    for r in &records {
-        let mut bytes = [0; RECORD_LEN];
-        r.encode(&h.session_id, &mut bytes);
+    let at = layout.slots[status.slot()] as usize;
+    status.encode(version, &mut out[at..at + layout.slot_len]);
+    for (r, i) in records.iter().zip(0..) {
+        let mut bytes = vec![0; layout.record_len];
+        r.encode(version, &h.session_id, i, &mut bytes);
         out.extend_from_slice(&bytes);
     }
     fs::write(path.join(MAP_NAME), out).unwrap();
@@ -243,6 +255,7 @@ proptest! {
     #[test]
     fn lies_with_right_checksums(
         lies in prop::collection::vec((0usize..3, lie()), 1..6),
+        twos in prop::array::uniform3(any::<bool>()),
     ) {
         let tmp = tempfile::tempdir().unwrap();
         let mut lab = Lab::new(tmp.path(), BYTES);
@@ -250,6 +263,8 @@ proptest! {
         fs::write(tmp.path().join("other"), &beside).unwrap();
         let mut dirs = Vec::new();
         for i in 0..3usize {
+            // A chain may be over both.
+            lab.version = if twos[i] { Version::Two } else { Version::One };
             let mut r = lab.record(&Options { zeros: i == 1, ..Options::default() });
             r.write(i * 8000, &pattern(20_000, i as u64 + 5));
             r.commit();

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bdsnap_abi::format::{Durability, Gap, Kind as SessionKind, State};
+use bdsnap_abi::format::{Durability, Gap, Kind as SessionKind, State, Version};
 use bdsnap_core::chain::Selector;
 use bdsnap_core::device::{Purpose, Target};
 use bdsnap_core::policy::Policies;
@@ -161,6 +161,7 @@ fn record(lab: &mut Lab, plans: &[Plan]) {
             zeros: p.zeros,
             ..Options::default()
         };
+        lab.version = if (i + plans.len()) % 3 == 0 { Version::Two } else { Version::One };
         let mut r = lab.record(&options);
         for (n, &(chunk, len)) in p.writes.iter().enumerate() {
             let start = chunk * 4096 + n * 7;

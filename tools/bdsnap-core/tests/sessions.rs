@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use bdsnap_abi::format::{
-    Durability, State, DAT_NAME, MAP_NAME, RECORDS_OFFSET, RECORD_LEN, SLOT_OFFSETS,
+    Durability, Features, Record, Run, State, Version, DAT_NAME, INCOMPAT_ENCRYPTED, MAP_NAME,
+    RO_COMPAT_DIGEST,
 };
 use bdsnap_core::progress::{Silent, Stop};
 use bdsnap_core::session::{Checked, Restorable, Session, View};
@@ -17,8 +18,45 @@ use bdsnap_core::Kind;
 
 const CHUNK: usize = 4096;
 
-fn lab(dir: &Path) -> Lab {
-    Lab::new(dir, 10 * CHUNK + 512)
+fn lab(dir: &Path, version: Version) -> Lab {
+    let mut lab = Lab::new(dir, 10 * CHUNK + 512);
+    lab.version = version;
+    lab
+}
+
+/// The place of a session's `i`th record in its map, commits included, but not its start.
+fn record_at(version: Version, i: u64) -> usize {
+    let start = u64::from(version >= Version::Two);
+    version.layout().map_bytes(start + i).unwrap() as usize
+}
+
+/// Each of these is tried with both versions of the format.
+macro_rules! both {
+    ($($test:ident)*) => {
+        mod version_1 {
+            $(#[test] fn $test() { super::$test(super::Version::One); })*
+        }
+        mod version_2 {
+            $(#[test] fn $test() { super::$test(super::Version::Two); })*
+        }
+    };
+}
+
+both! {
+    closed_session_is_whole
+    any_flipped_bit_is_found
+    any_truncation_and_addition_is_found
+    swapped_files_are_found
+    a_chunk_twice_is_damage
+    records_beyond_device_or_data_are_damage
+    interrupted_session_keeps_its_tail
+    tainted_and_then_cut_is_read_like_interrupted
+    tainted_to_its_end_has_exactly_what_it_says
+    a_lost_newer_status_is_noticed
+    states_and_what_they_allow
+    the_store_lists_what_it_cannot_read
+    points_of_a_session
+    what_is_not_known_is_named
 }
 
 fn read(lab: &Lab, dir: &str) -> Result<Session, String> {
@@ -43,10 +81,9 @@ fn closed(lab: &mut Lab) -> String {
     r.end(State::Closed)
 }
 
-#[test]
-fn closed_session_is_whole() {
+fn closed_session_is_whole(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let dir = closed(&mut lab);
     let s = read(&lab, &dir).unwrap();
     assert_eq!(s.view(false), View::Closed);
@@ -55,10 +92,9 @@ fn closed_session_is_whole() {
     assert_eq!((c.runs.len(), c.bytes, c.torn, c.tail), (2, 2 * 4096 + 512, 0, 0));
 }
 
-#[test]
-fn any_flipped_bit_is_found() {
+fn any_flipped_bit_is_found(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let dir = closed(&mut lab);
     for file in [MAP_NAME, DAT_NAME] {
         let path = lab.path(&dir).join(file);
@@ -74,17 +110,27 @@ fn any_flipped_bit_is_found() {
     check(&lab, &dir).unwrap();
 }
 
-#[test]
-fn any_truncation_and_addition_is_found() {
+fn any_truncation_and_addition_is_found(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let dir = closed(&mut lab);
     let map = lab.path(&dir).join(MAP_NAME);
     let dat = lab.path(&dir).join(DAT_NAME);
     for (path, lengths) in [
         (
             &map,
-            vec![0, 7, 8191, 8192, 9000, 12287, 12288, 12288 + 31, 12288 + 32, 12288 + 4 * 32 - 1],
+            vec![
+                0,
+                7,
+                8191,
+                8192,
+                9000,
+                record_at(version, 0) - 1,
+                record_at(version, 0),
+                record_at(version, 0) + 31,
+                record_at(version, 1),
+                record_at(version, 4) - 1,
+            ],
         ),
         (&dat, vec![0, 1, 8192, 8703]),
     ] {
@@ -96,7 +142,7 @@ fn any_truncation_and_addition_is_found() {
         fs::write(path, &whole).unwrap();
     }
     let whole = fs::read(&map).unwrap();
-    fs::write(&map, [&whole[..], &[0; RECORD_LEN]].concat()).unwrap();
+    fs::write(&map, [&whole[..], &vec![0; version.layout().record_len]].concat()).unwrap();
     assert!(check(&lab, &dir).is_err());
     fs::write(&map, &whole).unwrap();
     fs::remove_file(&dat).unwrap();
@@ -106,10 +152,9 @@ fn any_truncation_and_addition_is_found() {
     assert!(check(&lab, &dir).is_err());
 }
 
-#[test]
-fn swapped_files_are_found() {
+fn swapped_files_are_found(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let (a, b) = (closed(&mut lab), closed(&mut lab));
     for file in [MAP_NAME, DAT_NAME] {
         let (a_path, b_path) = (lab.path(&a).join(file), lab.path(&b).join(file));
@@ -118,8 +163,8 @@ fn swapped_files_are_found() {
             // A record of another session under this one's header.
             let other = fs::read(&b_path).unwrap();
             let mut mixed = whole.clone();
-            let at = RECORDS_OFFSET as usize;
-            mixed[at..at + RECORD_LEN].copy_from_slice(&other[at..at + RECORD_LEN]);
+            let record = record_at(version, 0)..record_at(version, 1);
+            mixed[record.clone()].copy_from_slice(&other[record]);
             fs::write(&a_path, mixed).unwrap();
         } else {
             fs::copy(&b_path, &a_path).unwrap();
@@ -129,40 +174,46 @@ fn swapped_files_are_found() {
     }
 }
 
-#[test]
-fn a_chunk_twice_is_damage() {
+fn a_chunk_twice_is_damage(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let mut r = lab.record(&Options::default());
     r.write(0, &[1; 2 * CHUNK]);
-    let mut again = r.records[0];
-    again.sector = 8;
-    again.bytes = 4096;
-    again.data_crc = crc32c::crc32c(&r.dat[..4096]);
-    r.records.push(again);
+    let data_crc = crc32c::crc32c(&r.dat[..4096]);
+    r.records.push(Record::Run(Run {
+        tag: 0,
+        sector: 8,
+        bytes: 4096,
+        stored: 4096,
+        offset: 0,
+        data_crc,
+    }));
     let dir = r.end(State::Closed);
     assert!(check(&lab, &dir).unwrap_err().contains("twice"));
 }
 
-#[test]
-fn records_beyond_device_or_data_are_damage() {
+fn records_beyond_device_or_data_are_damage(version: Version) {
     for (sector, bytes, offset) in
         [(81, 4096, 0), (80, 4096, 0), (u64::MAX, 4096, 0), (0, 4096, u64::MAX), (0, 4096, 4096)]
     {
         let tmp = tempfile::tempdir().unwrap();
-        let mut lab = lab(tmp.path());
+        let mut lab = lab(tmp.path(), version);
         let mut r = lab.record(&Options::default());
         r.write(0, &[1; CHUNK]);
-        r.records[0] = bdsnap_abi::format::Record { sector, bytes, offset, ..r.records[0] };
+        let run = r.records.iter_mut().find_map(|r| match r {
+            Record::Run(run) => Some(run),
+            _ => None,
+        });
+        let run = run.unwrap();
+        *run = Run { sector, bytes, stored: bytes, offset, ..*run };
         let dir = r.end(State::Closed);
         assert!(check(&lab, &dir).is_err(), "{sector} {bytes} {offset}");
     }
 }
 
-#[test]
-fn interrupted_session_keeps_its_tail() {
+fn interrupted_session_keeps_its_tail(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let mut r = lab.record(&Options::default());
     r.write(0, &[1; CHUNK]);
     r.commit();
@@ -180,7 +231,7 @@ fn interrupted_session_keeps_its_tail() {
 
     let (map, dat) = (lab.path(&dir).join(MAP_NAME), lab.path(&dir).join(DAT_NAME));
     let (whole_map, whole_dat) = (fs::read(&map).unwrap(), fs::read(&dat).unwrap());
-    let record = |i: usize| (RECORDS_OFFSET as usize + i * RECORD_LEN) as u64 * 8;
+    let record = |i: u64| record_at(version, i) as u64 * 8;
     // (what, runs left, torn)
     let case = |change: &dyn Fn(), runs: usize, torn: u64, what: &str| {
         change();
@@ -210,11 +261,10 @@ fn interrupted_session_keeps_its_tail() {
     assert!(check(&lab, &dir).unwrap_err().contains("durable"));
 }
 
-#[test]
-fn tainted_and_then_cut_is_read_like_interrupted() {
+fn tainted_and_then_cut_is_read_like_interrupted(version: Version) {
     for durability in [Durability::Strict, Durability::Async] {
         let tmp = tempfile::tempdir().unwrap();
-        let mut lab = lab(tmp.path());
+        let mut lab = lab(tmp.path(), version);
         let mut r = lab.record(&Options { durability, ..Options::default() });
         r.write(0, &[1; CHUNK]);
         r.taint();
@@ -223,7 +273,7 @@ fn tainted_and_then_cut_is_read_like_interrupted() {
         r.write(2 * CHUNK, &[3; CHUNK]);
         let dir = r.cut();
         let s = read(&lab, &dir).unwrap();
-        assert_eq!((s.status.state, s.status.map_records), (State::Tainted, 1));
+        assert_eq!((s.status.state, s.status.records), (State::Tainted, 1));
         assert!(!s.has_ended());
         assert_eq!((s.view(false), s.view(true)), (View::Tainted, View::Recording));
         assert!(matches!(s.restorable(false), Restorable::Lossy(_)));
@@ -245,10 +295,9 @@ fn tainted_and_then_cut_is_read_like_interrupted() {
     }
 }
 
-#[test]
-fn tainted_to_its_end_has_exactly_what_it_says() {
+fn tainted_to_its_end_has_exactly_what_it_says(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let mut r = lab.record(&Options::default());
     r.write(0, &[1; CHUNK]);
     r.taint();
@@ -263,25 +312,23 @@ fn tainted_to_its_end_has_exactly_what_it_says() {
     assert!(check(&lab, &dir).unwrap_err().contains("bytes instead of"));
 }
 
-#[test]
-fn a_lost_newer_status_is_noticed() {
+fn a_lost_newer_status_is_noticed(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let mut r = lab.record(&Options::default());
     r.write(0, &[1; CHUNK]);
     let dir = r.end(State::Broken);
     // Generation 2 is in slot 0: the older slot still says "recording".
-    flip(&lab.path(&dir).join(MAP_NAME), (SLOT_OFFSETS[0] + 40) * 8);
+    flip(&lab.path(&dir).join(MAP_NAME), (version.layout().slots[0] + 40) * 8);
     let s = read(&lab, &dir).unwrap();
     assert_eq!(s.view(false), View::Interrupted);
     assert!(matches!(s.restorable(false), Restorable::Lossy(_)));
     assert!(check(&lab, &dir).unwrap_err().contains("slot"));
 }
 
-#[test]
-fn states_and_what_they_allow() {
+fn states_and_what_they_allow(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     for (state, view) in [(State::Broken, View::Broken), (State::Tainted, View::Tainted)] {
         let mut r = lab.record(&Options::default());
         r.write(0, &[1; CHUNK]);
@@ -298,10 +345,9 @@ fn states_and_what_they_allow() {
     assert!(matches!(read(&lab, &dir).unwrap().restorable(false), Restorable::Lossy(_)));
 }
 
-#[test]
-fn the_store_lists_what_it_cannot_read() {
+fn the_store_lists_what_it_cannot_read(version: Version) {
     let tmp = tempfile::tempdir().unwrap();
-    let mut lab = lab(tmp.path());
+    let mut lab = lab(tmp.path(), version);
     let dir = closed(&mut lab);
     let root = lab.store.path();
     let make = |name: &str, map: Option<&[u8]>| {
@@ -341,4 +387,71 @@ fn the_store_lists_what_it_cannot_read() {
     expected.sort_unstable();
     let found: Vec<(&str, bool)> = found.iter().map(|(n, g)| (n.as_str(), *g)).collect();
     assert_eq!(found, expected);
+}
+
+/// Of each place the first run with a tag of at least the point's is what was there then.
+fn points_of_a_session(version: Version) {
+    if version < Version::Two {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path(), version);
+    let mut r = lab.record(&Options::default());
+    let mut pasts = vec![r.device().to_vec()];
+    for point in 0..4u8 {
+        // Some chunks in each, some in one, one in none.
+        r.write(usize::from(point) * CHUNK, &[point + 1; 2 * CHUNK]);
+        r.write(9 * CHUNK, &[point + 7; CHUNK + 512]);
+        if point < 3 {
+            r.point();
+            pasts.push(r.device().to_vec());
+        }
+    }
+    let dir = r.end(State::Closed);
+    let session = read(&lab, &dir).unwrap();
+    let runs = check(&lab, &dir).unwrap().runs;
+    let dat = fs::read(lab.path(&dir).join(DAT_NAME)).unwrap();
+    for (point, past) in pasts.iter().enumerate() {
+        let mut device = lab.device.clone();
+        for e in bdsnap_core::plan::at_point(&runs, 0, point as u32) {
+            let bdsnap_core::plan::Source::Dat { offset, .. } = e.source else { panic!("{e:?}") };
+            let (start, len) = (e.start as usize, e.len as usize);
+            device[start..start + len].copy_from_slice(&dat[offset as usize..][..len]);
+        }
+        assert!(device == *past, "point {point}");
+    }
+    assert!(session.features().refuses_reading().is_none());
+    // A run of a point that there is not, and one that is older than the one before it.
+    for (tags, what) in [([0, 9], "no point has"), ([1, 0], "out of order")] {
+        let mut r = lab.record(&Options::default());
+        r.point();
+        for (i, tag) in tags.into_iter().enumerate() {
+            r.tag = tag;
+            r.write(i * CHUNK, &[1; CHUNK]);
+        }
+        let dir = r.end(State::Closed);
+        assert!(check(&lab, &dir).unwrap_err().contains(what));
+    }
+}
+
+/// Of a session that later code wrote.
+fn what_is_not_known_is_named(version: Version) {
+    if version < Version::Two {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path(), version);
+    let mut with = |features: Features| {
+        let mut r = lab.record(&Options::default());
+        r.header.features = features;
+        r.write(0, &[1; CHUNK]);
+        let dir = r.end(State::Closed);
+        read(&lab, &dir)
+    };
+    let error = with(Features { incompat: INCOMPAT_ENCRYPTED, ..Features::NONE }).unwrap_err();
+    assert!(error.contains("encrypted content") && error.contains("newer"), "{error}");
+    assert!(with(Features { incompat: 1 << 50, ..Features::NONE }).is_err());
+    let read_only = with(Features { ro_compat: RO_COMPAT_DIGEST, ..Features::NONE }).unwrap();
+    assert_eq!(read_only.features().refuses_change(), Some("a digest"));
+    assert!(with(Features { compat: 1 << 50, ..Features::NONE }).is_ok());
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bdsnap_abi::crc::crc32c;
-use bdsnap_abi::format::{Durability, Gap, Id, Record, State, NO_ID, RECORDS_OFFSET, RECORD_LEN};
+use bdsnap_abi::format::{Durability, Gap, Id, Record, Run, State, Version, NO_ID};
 use bdsnap_abi::ioctl::{
     Entry, StatusHead, ENTRY_PRESENT, ENTRY_RECORDING, RESTORE_REGISTERED, RESTORE_WATCHED,
 };
@@ -107,17 +107,20 @@ impl Busy {
         self.image.read_exact_at(&mut old, start as u64).unwrap();
         let dat = OpenOptions::new().write(true).open(self.dir.join("blocks.dat")).unwrap();
         dat.write_all_at(&old, w.dat).unwrap();
-        let record = Record {
+        let bytes = old.len() as u32;
+        let run = Run {
+            tag: 0,
             sector: start as u64 / 512,
-            bytes: old.len() as u32,
-            flags: 0,
+            bytes,
+            stored: bytes,
             offset: w.dat,
             data_crc: crc32c(&old),
         };
-        let mut bytes = [0; RECORD_LEN];
-        record.encode(&self.session_id, &mut bytes);
+        let layout = Version::One.layout();
+        let mut bytes = vec![0; layout.record_len];
+        Record::Run(run).encode(Version::One, &self.session_id, w.records, &mut bytes);
         let map = OpenOptions::new().write(true).open(self.dir.join("blocks.map")).unwrap();
-        let at = RECORDS_OFFSET + w.records * RECORD_LEN as u64;
+        let at = layout.map_bytes(w.records).unwrap();
         // Zeros come first, as in the module's sessions.
         map.set_len(at + 4096).unwrap();
         map.write_all_at(&bytes[..16], at).unwrap();

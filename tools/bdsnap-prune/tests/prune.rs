@@ -209,7 +209,7 @@ fn killed_anywhere() {
             for r in checked.runs {
                 let at = r.sector as usize * 512;
                 let to = &mut image[at..at + r.bytes as usize];
-                if r.flags & 2 != 0 {
+                if r.is_zero() {
                     to.fill(0);
                 } else {
                     to.copy_from_slice(&dat[r.offset as usize..][..r.bytes as usize]);

@@ -101,7 +101,8 @@ impl Prepared<'_> {
             let _shared = self.store.lock_shared()?;
             hook("merge").and_then(|()| {
                 progress.phase("merge", dat);
-                let result = merge::write(&all, &op.result_path(), progress, stop);
+                let result =
+                    merge::write(&all, self.store.version(), &op.result_path(), progress, stop);
                 progress.finish();
                 result
             })

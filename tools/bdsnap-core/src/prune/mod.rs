@@ -59,10 +59,7 @@ pub struct Clock {
 impl Clock {
     /// The machine's.
     pub fn read() -> Self {
-        let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let (s, ns) = (u64::try_from(t.tv_sec), u64::try_from(t.tv_nsec));
-        let boot_ns = s.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(ns.unwrap_or(0));
-        Self { now_ns: fsutil::now_ns(), boot_ns, boot_id: fsutil::boot_id() }
+        Self { now_ns: fsutil::now_ns(), boot_ns: fsutil::boot_ns(), boot_id: fsutil::boot_id() }
     }
 
     /// Why this time is not to be believed, by what the sessions say.
@@ -276,7 +273,7 @@ fn class(s: &Session) -> Class {
         Class::Undo
     } else if s.header.kind == SessionKind::Raw {
         Class::Raw
-    } else if s.map_bytes <= bdsnap_abi::format::RECORDS_OFFSET {
+    } else if s.has_no_records() {
         Class::Empty
     } else {
         Class::Usual

@@ -3,8 +3,8 @@
 //! Doing a restore that was planned.
 
 use bdsnap_abi::format::{
-    Gap, Id, Kind as SessionKind, Sample, State, Tail, DEV_IMAGE, DEV_PARTITION, HEAD_LEN, NO_ID,
-    SAMPLES_MAX,
+    Features, Gap, Id, Kind as SessionKind, Sample, State, Tail, DEV_IMAGE, DEV_PARTITION,
+    HEAD_LEN, NO_ID, SAMPLES_MAX, UNKNOWN,
 };
 use bdsnap_abi::ioctl::{RESTORE_ABORT, RESTORE_END};
 
@@ -305,6 +305,13 @@ impl Member {
         stop: &Stop<'_>,
     ) -> Result<(Id, u64)> {
         let mut header = (*self.model).clone();
+        header.version = store.version();
+        // What the model says of itself and of what was on the device is not said of this one.
+        header.features = Features::NONE;
+        (header.diskseq, header.fs_writes, header.disk_sectors) = (0, UNKNOWN, UNKNOWN);
+        (header.merged_id, header.merged_seq) = (NO_ID, 0);
+        header.data_id = fsutil::random_id()?;
+        header.restored_moment = crate::map::start_of(&self.model).moment_id;
         header.session_id = fsutil::random_id()?;
         header.store_id = store.id();
         // Nothing is linked to sessions of the original module.
@@ -316,7 +323,7 @@ impl Member {
         header.load_id = NO_ID;
         header.chain_seq = store.next_chain_seq(self.newest_seq)?;
         header.start_ns = fsutil::now_ns();
-        header.start_boot_ns = boottime_ns();
+        header.start_boot_ns = fsutil::boot_ns();
         header.chunk_size = self.chunk;
         header.logical_block_size = self.opened.logical_block_size();
         header.kind = SessionKind::Undo;
@@ -446,6 +453,7 @@ impl Member {
         samples: &[Sample],
     ) -> Result<()> {
         let mut tail = Tail::new();
+        tail.version = store.version();
         (tail.session_id, tail.chain_seq) = match undo {
             Some(u) => {
                 let id = text::parse_id(&u.session_id);
@@ -476,10 +484,4 @@ impl Member {
         self.read_device(0, &mut buf)?;
         Ok(Head::of(&buf))
     }
-}
-
-fn boottime_ns() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    let (s, ns) = (u64::try_from(t.tv_sec), u64::try_from(t.tv_nsec));
-    s.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(ns.unwrap_or(0))
 }

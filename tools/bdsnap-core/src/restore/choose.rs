@@ -15,7 +15,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use bdsnap_abi::format::{Id, GROUP_INCOMPLETE};
+use bdsnap_abi::format::Id;
 
 use super::checks::is_grouped;
 use super::{refused, Request};
@@ -187,7 +187,7 @@ pub(super) fn locate(store: &Store, session: &Session) -> std::result::Result<Ta
 fn check_complete(choice: &Choice, items: &[Item]) -> Result<()> {
     for session in choice.sessions() {
         let name = text::escape(&session.dir);
-        if session.header.dev_flags & GROUP_INCOMPLETE != 0 {
+        if session.is_group_incomplete() {
             return Err(refused(
                 format!(
                     "session {name} is of a file system on several devices, and not all of them \
@@ -214,7 +214,7 @@ fn check_complete(choice: &Choice, items: &[Item]) -> Result<()> {
 /// Whether other devices would have to come along.
 pub(super) fn is_one_of_several(choice: &Choice, items: &[Item]) -> bool {
     choice.sessions().iter().any(|s| {
-        s.header.dev_flags & GROUP_INCOMPLETE != 0
+        s.is_group_incomplete()
             || ours(items).any(|o| group(o) == group(s) && o.header.name() != s.header.name())
     })
 }

@@ -204,7 +204,7 @@ impl Member {
             } else {
                 session.check(false, progress, stop)?
             };
-            let extents: Vec<Extent> = checked.runs.iter().map(|r| Extent::of_run(r, i)).collect();
+            let extents = plan::at_point(&checked.runs, i, 0);
             past = plan::underlay(&past, &extents);
             let gap = breaks.iter().find(|(place, _)| *place == from + i).map(|(_, b)| *b);
             steps.push(Step {

@@ -219,7 +219,7 @@ fn compare(
     member: &mut Member,
     plan: &mut DevicePlan,
     undo: &Session,
-    runs: &[bdsnap_abi::format::Record],
+    runs: &[bdsnap_abi::format::Run],
     progress: &dyn Progress,
     stop: &Stop<'_>,
 ) -> Result<()> {
@@ -235,7 +235,7 @@ fn compare(
         let len = len as usize;
         let [now, old, new] = bufs.each_mut().map(|b| &mut b[..len]);
         member.read_device(at, now)?;
-        if run.flags & bdsnap_abi::format::REC_ZERO != 0 {
+        if run.is_zero() {
             old.fill(0);
         } else {
             std::os::unix::fs::FileExt::read_exact_at(&dat, old, run.offset).map_err(|e| {
