@@ -13,10 +13,10 @@ use crate::image;
 use crate::lifecycle::{self, Opening};
 use crate::live::{Kind as Live, Token};
 use crate::look;
-use crate::pure::format::Id;
+use crate::pure::format::{Id, LATE_MEMBER, TAINT_TWO_LOOPS};
 use crate::pure::volume::{By, Claimed, Place};
 use crate::registry::{self, any_unprotected, Volume};
-use crate::session::errno_of;
+use crate::session::{errno_of, Session};
 use crate::sys::{self, BdevInfo, DiskName, NoIo, OpenDisk};
 use ::core::sync::atomic::{AtomicU64, Ordering};
 use kernel::bindings;
@@ -62,6 +62,13 @@ impl Claims {
     /// Whether there is one of a registered device.
     pub(crate) fn any_registered(&self) -> bool {
         self.0.iter().any(|c| !c.volumes.is_empty())
+    }
+
+    /// The sessions of the devices that a filesystem has.
+    fn sessions_of(&self, holder: *mut c_void) -> impl Iterator<Item = Arc<Session>> + '_ {
+        // What else is registered around a device holds the same bytes once more.
+        let own = self.0.iter().filter(move |c| c.holder == holder);
+        own.filter_map(|c| c.volumes.first()?.session())
     }
 
     /// The group that a filesystem's next device belongs to, if it has one
@@ -143,19 +150,23 @@ fn claim(
         group = None;
     }
     let registered = counted.first().is_some_and(|v| v.session().is_some());
-    let mut claims = core().claims.lock();
-    let own = claims.0.iter_mut().find(|c| c.file == file).ok_or(EINVAL)?;
-    own.volumes = counted;
-    // Nothing has been written to the store yet, unless the filesystem got this
-    // device later, and then it was no part of it at the session's start.
-    for member in claims.0.iter().filter(|c| c.holder == holder) {
-        for session in member.volumes.iter().take(1).filter_map(|v| v.session()) {
-            if !registered {
-                session.group_incomplete.store(true, Ordering::Relaxed);
-            } else if known.is_some() {
-                session.grouped.store(true, Ordering::Relaxed);
-            }
+    {
+        let mut claims = core().claims.lock();
+        let own = claims.0.iter_mut().find(|c| c.file == file).ok_or(EINVAL)?;
+        own.volumes = counted;
+        if registered && known.is_some() {
+            claims.sessions_of(holder).for_each(|s| s.grouped.store(true, Ordering::Relaxed));
         }
+    }
+    // What has saved something has a header that says otherwise. Nobody may wait for the claims as long as the
+    // store does not answer.
+    while !registered {
+        let claims = core().claims.lock();
+        let mut own = claims.sessions_of(holder);
+        let Some(session) = own.find(|s| s.late() & LATE_MEMBER == 0) else { break };
+        drop(own);
+        drop(claims);
+        session.add_member();
     }
     Ok(())
 }
@@ -235,7 +246,7 @@ fn begin(volume: &Arc<Volume>, open: &Arc<OpenDisk>, info: &BdevInfo, opening: &
         pr_warn!("an image is mounted by two loop devices; its session is tainted\n");
         if let Some(session) = volume.session() {
             // The second one is about to write.
-            session.taint();
+            session.taint(TAINT_TWO_LOOPS);
         }
         return false;
     }

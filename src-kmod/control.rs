@@ -14,7 +14,7 @@ use crate::pure::ioctl::*;
 use crate::pure::plan::Sectors;
 use crate::pure::secret::Secret;
 use crate::pure::volume::{self, DiskId, Link, Place};
-use crate::registry::{self, Volume};
+use crate::registry::{self, Identity, Volume};
 use crate::session::{errno_of, Summary};
 use crate::stack;
 use crate::sys::{self, Dir, NoIo, OpenDisk};
@@ -529,6 +529,20 @@ fn judge(volume: &Volume, r: &Resolved, link: Link) -> Link {
     volume::judge(link, now)
 }
 
+/// What a registered device is recognised by.
+fn identify(request: &Identify) -> Result {
+    if request.flags != 0 {
+        return Err(EINVAL);
+    }
+    let name = user_bytes::<Kmalloc>(request.name, request.name_len, NAME_MAX)?;
+    let len = usize::try_from(request.serial_len).map_err(|_| EINVAL)?;
+    let serial = request.serial.get(..len).ok_or(EINVAL)?;
+    let identity = Identity::new(request.diskseq, request.partuuid, serial)?;
+    let registry = core().registry.lock();
+    registry.volumes.iter().find(|v| *v.name == *name).ok_or(ENODEV)?.identify(identity);
+    Ok(())
+}
+
 // --- Status -----------------------------------------------------------------
 
 /// The bytes of one of the ABI's structures.
@@ -561,7 +575,7 @@ macro_rules! abi {
     )*};
 }
 
-abi!(Control, HandOver, Simple, StatusRequest, Restore, StatusHead, Entry);
+abi!(Control, HandOver, Simple, StatusRequest, Restore, Identify, StatusHead, Entry);
 
 fn push_padded(out: &mut KVVec<u8>, bytes: &[u8]) -> Result {
     out.extend_from_slice(bytes, GFP_KERNEL)?;
@@ -602,6 +616,7 @@ fn head(core: &Core) -> Result<KBox<StatusHead>> {
     h.durability = core.params.durability as u32;
     h.discard = core.params.discard as u32;
     h.self_test = core.self_test.load(Ordering::Acquire);
+    h.format_version = crate::store::VERSION as u32;
     for (out, n) in h.live.iter_mut().zip(live::counts()) {
         *out = n as u64;
     }
@@ -811,6 +826,7 @@ impl MiscDevice for ControlDevice {
             NR_SETTLE => exchange::<Simple>(arg, len, |s| s.version, |s| settle(s.flags)),
             NR_STATUS => exchange::<StatusRequest>(arg, len, |s| s.version, status),
             NR_RESTORE => exchange::<Restore>(arg, len, |r| r.version, |r| restore(&me, r)),
+            NR_IDENTIFY => exchange::<Identify>(arg, len, |i| i.version, |i| identify(i)),
             _ => Err(ENOTTY),
         }
     }

@@ -10,9 +10,10 @@ use crate::look;
 use crate::params::Discard;
 use crate::pure::crc::crc32c;
 use crate::pure::format::{
-    Gap, Id, Sample, DEV_IMAGE, DEV_PARTITION, HEAD_LEN, NO_ID, RAW_IN_FLIGHT, SAMPLES_MAX,
+    Gap, Id, Sample, DEV_IMAGE, DEV_PARTITION, HEAD_LEN, LATE_MEDIUM, NO_ID, RAW_IN_FLIGHT, SAMPLES_MAX,
+    TAINT_UNSEEN, UNKNOWN,
 };
-use crate::pure::meta::fs_guess;
+use crate::pure::fs::Fs;
 use crate::pure::plan::{Chunks, Geometry, Sectors};
 use crate::pure::volume::{self, By, Link, Place};
 use crate::raw::Pin;
@@ -88,14 +89,25 @@ impl Scratch {
     }
 }
 
-/// The hash of the device's first bytes, and a guess at what it holds.
-fn look_at_head(keeper: &Keeper<'_>, dev: &Sectors) -> Result<([u8; 32], &'static str)> {
+/// What the device's first bytes say of it.
+struct Head {
+    sha256: [u8; 32],
+    fs: Fs,
+}
+
+impl Head {
+    fn of(content: &[u8]) -> Self {
+        Self { sha256: sys::sha256(content), fs: Fs::of(content) }
+    }
+}
+
+fn look_at_head(keeper: &Keeper<'_>, dev: &Sectors) -> Result<Head> {
     let bytes = HEAD_LEN.min(dev.len() * 512) as usize;
     let scratch = Scratch::new(bytes)?;
     keeper.disk()?.get().read_sync(dev.start, &scratch.0, bytes)?;
     let mut content = KVVec::from_elem(0u8, bytes, GFP_KERNEL)?;
     sys::copy_from_pages(&scratch.0, &mut content);
-    Ok((sys::sha256(&content), fs_guess(&content)))
+    Ok(Head::of(&content))
 }
 
 /// The checksum of a short range of the device.
@@ -154,6 +166,11 @@ pub(crate) fn witness(volume: &Volume, disk: Disk<'_>, hoped: Option<i64>) -> Op
     last
 }
 
+/// Sectors written, by the disk's statistics; of an image, it may be on another loop device the next time.
+fn disk_sectors(volume: &Volume, disk: Disk<'_>) -> u64 {
+    disk.written().filter(|_| volume.image.is_none()).unwrap_or(UNKNOWN)
+}
+
 /// Looks at the statistics.
 const WITNESS_LOOKS: u32 = 50;
 
@@ -193,13 +210,14 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
     if !session.opened.wait(core().params.hold_timeout_ms) {
         session.break_with(ETIMEDOUT, sectors.start);
     }
-    let (head_sha256, fs_type) = match look_at_head(&keeper, &sectors) {
+    let head = match look_at_head(&keeper, &sectors) {
         Ok(head) => head,
         Err(e) => {
             session.break_with(e, sectors.start);
-            ([0; 32], "")
+            Head { sha256: [0; 32], fs: Fs::NONE }
         }
     };
+    let disk_sectors = keeper.disk().map_or(UNKNOWN, |kept| disk_sectors(volume, kept.get()));
     let mut dev_flags = 0;
     let mut tail = None;
     let mut same = false;
@@ -217,7 +235,7 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
         let image_mtime_ns = image_mtime(volume);
         // What is behind the former end was nobody's.
         same = tail.device_bytes <= geo.bytes()
-            && tail.head_sha256 == head_sha256
+            && tail.head_sha256 == head.sha256
             && samples_match(&keeper, &sectors, tail.samples())
             && (tail.image_mtime_ns == 0
                 || image_mtime_ns == 0
@@ -261,7 +279,7 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
             && tail.load_id == core().load_id
             && tail.boot_id == core().boot_id
             && matches!(link, Link::Watched(_));
-        gap_before = match (link == Link::Written, same, watched) {
+        gap_before = match (link == Link::Written || tail.link == Gap::Written, same, watched) {
             (false, true, true) => Gap::None,
             (false, true, false) => Gap::Unknown,
             // A session that was cut, or whose device went, left nothing to
@@ -290,8 +308,10 @@ pub(crate) fn start(volume: &Arc<Volume>, own: Option<Arc<OpenDisk>>, opening: &
         prev_session_id: tail.as_ref().map_or(NO_ID, |t| t.session_id),
         gap_before,
         dev_flags,
-        head_sha256,
-        fs_type,
+        head_sha256: head.sha256,
+        fs: head.fs,
+        disk_sectors,
+        identity: volume.identity(&place),
         loop_offset,
         loop_sizelimit,
         dev_major: place.major,
@@ -355,6 +375,7 @@ impl Seen {
             return Err(ENODEV);
         }
         if disk.id() != session.place.id {
+            session.note_late(LATE_MEDIUM);
             session.break_with(errno(ESTALE), dev.start);
             return Err(ENODEV);
         }
@@ -394,6 +415,7 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, open: Option<&O
     let seen = look_at_all(volume, session, open);
     // Of an image, what its loop device shows since then is none of its business.
     if volume.state().has_another_medium() && volume.image.is_none() {
+        session.note_late(LATE_MEDIUM);
         session.break_with(errno(ESTALE), dev.start);
     }
     let before = *session.witness.lock();
@@ -406,13 +428,15 @@ pub(crate) fn stop(volume: &Arc<Volume>, session: &Arc<Session>, open: Option<&O
     };
     let unseen = volume::unseen(before, witness);
     if session.unseen.load(Ordering::Acquire) || unseen.is_some_and(|sectors| sectors != 0) {
-        session.was_tainted();
+        session.was_tainted(TAINT_UNSEEN);
     }
     volume
         .unseen_bytes
         .store(unseen.map_or(u64::MAX, |s| s.saturating_mul(512)), Ordering::Relaxed);
     let ending = ending.unwrap_or(Ending {
         head_sha256: [0; 32],
+        fs_writes: UNKNOWN,
+        disk_sectors: UNKNOWN,
         samples: KVec::new(),
         image_mtime_ns: 0,
         device_bytes: session.geo.bytes(),
@@ -522,8 +546,11 @@ pub(crate) fn look_at_image(path: &CStr, session: &Session) -> Result<Ending> {
         read(sector, chunk)?;
         Ok(crc32c(chunk))
     })?;
+    let head = Head::of(&head);
     Ok(Ending {
-        head_sha256: sys::sha256(&head),
+        head_sha256: head.sha256,
+        fs_writes: head.fs.writes,
+        disk_sectors: UNKNOWN,
         samples,
         image_mtime_ns,
         device_bytes: session.geo.bytes(),
@@ -539,12 +566,14 @@ fn look_at_end(
 ) -> Result<Ending> {
     let dev = session.geo.on_disk();
     let keeper = Keeper::Own(open);
-    let (head_sha256, _) = look_at_head(&keeper, &dev)?;
+    let head = look_at_head(&keeper, &dev)?;
     let scratch = Scratch::new(session.geo.chunk_bytes() as usize)?;
     let samples =
         samples_of(session, |sector, bytes| look_at(&keeper, &dev, sector, bytes, &scratch))?;
     Ok(Ending {
-        head_sha256,
+        head_sha256: head.sha256,
+        fs_writes: head.fs.writes,
+        disk_sectors: disk_sectors(volume, open.disk()),
         samples,
         image_mtime_ns: image_mtime(volume),
         device_bytes: sectors.saturating_mul(512),

@@ -6,7 +6,7 @@ use crate::core_state::core;
 use crate::live::{self, Kind, Token};
 use crate::params::Discard;
 use crate::pure::ahead::Stream;
-use crate::pure::format::Durability;
+use crate::pure::format::{Durability, TAINT_DISCARD};
 use crate::pure::plan::{Chunks, Sectors};
 use crate::pure::volume::By;
 use crate::session::{Session, Slice, READ, READING};
@@ -32,7 +32,7 @@ impl WorkItem<1> for Session {
             while let Some(Todo { sectors, taints, lent }) = next_current(&this) {
                 if taints {
                     // Before it goes. Whoever waits for the writer is the reader, as ever.
-                    this.taint();
+                    this.taint(TAINT_DISCARD);
                 }
                 let disk = own.as_deref().map(OpenDisk::disk).or(lent);
                 if let Err((error, sector)) = save(&this, disk, &sectors) {

@@ -10,7 +10,7 @@
 use crate::compat::errno;
 use crate::core_state::core;
 use crate::live::{Kind as Live, Token};
-use crate::pure::format::Durability;
+use crate::pure::format::{Durability, LATE_NAME, SERIAL_MAX};
 use crate::pure::plan::Sectors;
 use crate::pure::volume::{By, DiskId, Link, Meets, Place, State, ANOTHER_MEDIUM, RESTORED, WROTE};
 use crate::raw::Gate;
@@ -41,6 +41,39 @@ pub(crate) fn any_unprotected() -> bool {
     UNPROTECTED.load(Ordering::Acquire) != 0
 }
 
+/// What a device is recognised by, besides its name; see [`crate::pure::ioctl::Identify`].
+///
+/// # Invariants
+///
+/// `serial_len` is at most [`SERIAL_MAX`].
+#[derive(Clone, Copy)]
+pub(crate) struct Identity {
+    /// The medium that it was asked of; 0: nothing is known.
+    diskseq: u64,
+    pub(crate) partuuid: [u8; 16],
+    serial_len: usize,
+    serial: [u8; SERIAL_MAX],
+}
+
+impl Identity {
+    /// Nothing is known.
+    const NONE: Self =
+        Self { diskseq: 0, partuuid: [0; 16], serial_len: 0, serial: [0; SERIAL_MAX] };
+
+    /// EINVAL if `serial` is too long.
+    pub(crate) fn new(diskseq: u64, partuuid: [u8; 16], serial: &[u8]) -> Result<Self> {
+        let mut own = Self { diskseq, partuuid, ..Self::NONE };
+        own.serial.get_mut(..serial.len()).ok_or(EINVAL)?.copy_from_slice(serial);
+        // INVARIANT: It fits.
+        own.serial_len = serial.len();
+        Ok(own)
+    }
+
+    pub(crate) fn serial(&self) -> &[u8] {
+        &self.serial[..self.serial_len]
+    }
+}
+
 /// A registered device.
 ///
 /// # Invariants
@@ -69,6 +102,9 @@ pub(crate) struct Volume {
     restorer: AtomicI32,
     /// The hook's notes: [`WROTE`] and the others.
     notes: AtomicU32,
+    /// What it is recognised by.
+    #[pin]
+    identity: SpinLock<Identity>,
     /// Why it cannot be protected; 0: it can.
     pub(crate) refused: AtomicU32,
     /// Bytes that were written past the hook, by the disk's statistics, at the last look.
@@ -130,6 +166,7 @@ impl Volume {
                 meets: AtomicU32::new(state.meets() as u32),
                 restorer: AtomicI32::new(0),
                 notes: AtomicU32::new(0),
+                identity <- new_spinlock!(Identity::NONE, "bdsnap::Volume::identity"),
                 refused: AtomicU32::new(0),
                 unseen_bytes: AtomicU64::new(0),
                 others_restored: AtomicBool::new(false),
@@ -250,6 +287,16 @@ impl Volume {
     /// Whether it is bound to this disk, whatever its medium.
     pub(crate) fn is_on(&self, id: DiskId) -> bool {
         self.place().is_some_and(|p| p.id.address == id.address)
+    }
+
+    /// What it is recognised by, from now on.
+    pub(crate) fn identify(&self, identity: Identity) {
+        *self.identity.lock() = identity;
+    }
+
+    /// What is known of the medium at this place.
+    pub(crate) fn identity(&self, place: &Place) -> Identity {
+        Some(*self.identity.lock()).filter(|i| i.diskseq == place.id.seq).unwrap_or(Identity::NONE)
     }
 
     /// Whether a filesystem holds it.
@@ -681,6 +728,9 @@ fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result
     if volume.is_claimed() || !same(&volume.place(), &before) || volume.state().is_gone() {
         // A mount came meanwhile; it has read the place or will find it so.
         return Ok(());
+    }
+    if let Some(raw) = volume.raw() {
+        raw.note_late(LATE_NAME);
     }
     volume.stop_raw(raw.as_ref());
     let refusal = found.as_ref().and_then(|(_, open)| open.disk().check_supported().err());

@@ -29,7 +29,9 @@ use crate::live::{self, Kind, Token};
 use crate::origin::Origin;
 use crate::params::Discard;
 use crate::pure::ahead::{Limits, Stream};
-use crate::pure::format::{self, Durability, Gap, Id, Sample, State, SAMPLES_MAX};
+use crate::pure::format::{self, Durability, Gap, Id, Sample, State, LATE_MEMBER, SAMPLES_MAX};
+use crate::pure::fs::Fs;
+use crate::registry::{Identity, Volume};
 use crate::pure::meta::Sampler;
 use crate::pure::name::{ShortString, SESSION_MAX};
 use crate::pure::pending;
@@ -37,7 +39,7 @@ use crate::pure::plan::{Chunks, Geometry};
 use crate::pure::queue::{self, Failure, Read};
 use crate::pure::saved_set::{slots_for, Leaf, SavedSet, Slot};
 use crate::pure::volume::{By, Place};
-use crate::registry::Volume;
+
 use crate::store::Files;
 use crate::syncer::{Asked, Syncer};
 use crate::sys::{self, BioList, BioView, Event, HeldBio, ModuleRef, OpenDisk, Page};
@@ -128,6 +130,9 @@ pub(crate) struct Ending {
     pub(crate) samples: KVec<Sample>,
     /// Modification time of an image.
     pub(crate) image_mtime_ns: u64,
+    /// The file system's own counter, and the sectors written by the disk's statistics.
+    pub(crate) fs_writes: u64,
+    pub(crate) disk_sectors: u64,
     /// The device's size in bytes: it may have grown.
     pub(crate) device_bytes: u64,
 }
@@ -139,7 +144,10 @@ pub(crate) struct Beginning {
     pub(crate) gap_before: Gap,
     pub(crate) dev_flags: u8,
     pub(crate) head_sha256: [u8; 32],
-    pub(crate) fs_type: &'static str,
+    pub(crate) fs: Fs,
+    /// Sectors written, by the disk's statistics.
+    pub(crate) disk_sectors: u64,
+    pub(crate) identity: Identity,
     pub(crate) loop_offset: u64,
     pub(crate) loop_sizelimit: u64,
     pub(crate) dev_major: u32,
@@ -233,8 +241,6 @@ pub(crate) struct Session {
     pub(crate) group_id: Id,
     /// There is more than one of them.
     pub(crate) grouped: AtomicBool,
-    /// One of that filesystem's devices is not registered.
-    pub(crate) group_incomplete: AtomicBool,
     /// Who claims the device; to be compared only.
     pub(crate) holder: usize,
     /// What becomes of discards.
@@ -248,13 +254,19 @@ pub(crate) struct Session {
     broken: AtomicU32,
     pub(crate) broken_sector: AtomicU64,
     pub(crate) broken_ns: AtomicU64,
-    /// Something was written unsaved: the image is not exact.
-    tainted: AtomicBool,
-    /// The store says so.
+    /// Something was written unsaved, so that the image is not exact: `TAINT_…`, and since when (ns since 1970).
+    taints: AtomicU32,
+    tainted_ns: AtomicU64,
+    /// The store says that it is tainted.
     taint_stored: AtomicBool,
     /// That, or it is broken.
     #[pin]
     taint_told: Event,
+    /// What else became of it since its start: `LATE_…`
+    late: AtomicU32,
+    /// The store says that a member of the group joined late, or will say it from the session's first record on, or it is broken.
+    #[pin]
+    member_told: Event,
     /// A command has changed the disk that nobody could look into.
     pub(crate) unseen: AtomicBool,
     /// What the disk's statistics told of beyond what passed the hook, in sectors, at its start.
@@ -405,7 +417,6 @@ impl Session {
                 // it although its header is written.
                 group_id: opening.group_id.unwrap_or(own_id),
                 grouped: AtomicBool::new(false),
-                group_incomplete: AtomicBool::new(opening.group_incomplete),
                 discard: core().params.discard,
                 start_ns: sys::now_real_ns(),
                 start_boot_ns: sys::now_boot_ns(),
@@ -413,9 +424,12 @@ impl Session {
                 broken: AtomicU32::new(0),
                 broken_sector: AtomicU64::new(0),
                 broken_ns: AtomicU64::new(0),
-                tainted: AtomicBool::new(false),
+                taints: AtomicU32::new(0),
+                tainted_ns: AtomicU64::new(0),
                 taint_stored: AtomicBool::new(false),
                 taint_told <- Event::new(),
+                late: AtomicU32::new(if opening.group_incomplete { LATE_MEMBER } else { 0 }),
+                member_told <- Event::new(),
                 unseen: AtomicBool::new(false),
                 witness <- new_mutex!(None, "bdsnap::Session::witness"),
                 queue <- new_spinlock!(queue, "bdsnap::Session::queue"),
@@ -516,10 +530,10 @@ impl Session {
         }
     }
 
-    /// Something is about to be written unsaved. Comes back when the store says so, or
+    /// Something is about to be written unsaved, because of `why` (`TAINT_…`). Comes back when the store says so, or
     /// the session is broken. Not for the writer, and with none of its locks.
-    pub(crate) fn taint(self: &Arc<Self>) {
-        self.tainted.store(true, Ordering::Release);
+    pub(crate) fn taint(self: &Arc<Self>, why: u32) {
+        self.was_tainted(why);
         self.kick_writer();
         if !self.taint_told.wait(core().params.hold_timeout_ms) {
             self.break_with(ETIMEDOUT, self.geo.on_disk().start);
@@ -527,19 +541,51 @@ impl Session {
     }
 
     /// For its end: something was written unsaved, and nobody could have said so before.
-    pub(crate) fn was_tainted(&self) {
-        self.tainted.store(true, Ordering::Release);
+    pub(crate) fn was_tainted(&self, why: u32) {
+        let now = sys::now_real_ns();
+        let _ = self.tainted_ns.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        self.taints.fetch_or(why, Ordering::AcqRel);
     }
 
-    /// Whether it is to be called tainted.
-    pub(crate) fn is_tainted(&self) -> bool {
-        self.tainted.load(Ordering::Acquire)
+    /// Why it is to be called tainted: `TAINT_…`; 0: it is not.
+    pub(crate) fn taints(&self) -> u32 {
+        self.taints.load(Ordering::Acquire)
     }
 
-    /// The store says that it is tainted.
-    pub(crate) fn told_taint(&self) {
-        self.taint_stored.store(true, Ordering::Release);
-        self.taint_told.happen();
+    /// Since when, in ns since 1970.
+    pub(crate) fn tainted_ns(&self) -> u64 {
+        self.tainted_ns.load(Ordering::Relaxed)
+    }
+
+    /// Something became of it, `LATE_…`: the store is told with the next status.
+    pub(crate) fn note_late(&self, flag: u32) {
+        self.late.fetch_or(flag, Ordering::AcqRel);
+    }
+
+    /// The filesystem has taken a device that is not registered. Comes back when the store says so, or the
+    /// session is broken. Not for the writer, and with none of its locks.
+    pub(crate) fn add_member(self: &Arc<Self>) {
+        self.note_late(LATE_MEMBER);
+        self.kick_writer();
+        if !self.member_told.wait(core().params.hold_timeout_ms) {
+            self.break_with(ETIMEDOUT, self.geo.on_disk().start);
+        }
+    }
+
+    /// What became of it since its start: `LATE_…`
+    pub(crate) fn late(&self) -> u32 {
+        self.late.load(Ordering::Acquire)
+    }
+
+    /// The store says so much of it.
+    pub(crate) fn was_told(&self, taints: u32, late: u32) {
+        if taints != 0 {
+            self.taint_stored.store(true, Ordering::Release);
+            self.taint_told.happen();
+        }
+        if late & LATE_MEMBER != 0 {
+            self.member_told.happen();
+        }
     }
 
     /// Whether a bio may go on although it changes what is not saved: a discard, where those
@@ -566,7 +612,7 @@ impl Session {
             State::Broken
         } else if !self.finished.load(Ordering::Acquire) {
             State::Recording
-        } else if self.is_tainted() {
+        } else if self.taints() != 0 {
             State::Tainted
         } else {
             State::Closed
@@ -688,6 +734,7 @@ impl Session {
         self.kick_writer();
         self.throttled.notify_all();
         self.taint_told.happen();
+        self.member_told.happen();
         core().budget.wake();
         let _ = core().queues.look.queue().enqueue::<Arc<Self>, 4>(self.clone());
     }

@@ -9,6 +9,7 @@ use crate::pure::format::*;
 use crate::pure::meta;
 use crate::pure::name::{chain_key, session_dir, ShortString};
 use crate::pure::prefill::{Prefill, MAX_BATCH};
+use crate::pure::volume::By;
 use crate::session::{errno_of, Beginning, Session, Slice};
 use crate::stack;
 use crate::syncer::Asked;
@@ -51,7 +52,7 @@ const NO_STRICT: [u64; 9] = [
 ];
 
 /// The version of the format that is written, and where it has what.
-const VERSION: Version = Version::One;
+pub(crate) const VERSION: Version = Version::Two;
 const LAYOUT: Layout = VERSION.layout();
 
 /// Keeps the store's marker for whoever raises `chain_seq`.
@@ -115,6 +116,9 @@ pub(crate) struct Why {
 }
 
 impl Why {
+    /// It is not.
+    const NONE: Self = Self { errno: 0, sector: 0, ns: 0 };
+
     /// As the session says it; all zero if it is not broken.
     pub(crate) fn of(session: &Session) -> Self {
         Self {
@@ -186,8 +190,8 @@ pub(crate) struct Files {
     warned_low: bool,
     /// The store says that the session is broken.
     pub(crate) broken_marked: bool,
-    /// The store says that it is tainted.
-    pub(crate) taint_marked: bool,
+    /// What became of it, as far as the store says that: `TAINT_…` and `LATE_…`
+    told: (u32, u32),
     /// The batch that is being written, or whose data is written.
     pub(crate) batch: Batch,
     /// The one before it, if that is being made durable beside the writer, and its first sector (of the disk).
@@ -237,7 +241,7 @@ impl Files {
             generation: 0,
             warned_low: false,
             broken_marked: false,
-            taint_marked: false,
+            told: (0, 0),
             batch: Batch::new()?,
             syncing: None,
             runs: KVVec::with_capacity(BATCH, GFP_KERNEL)?,
@@ -307,6 +311,10 @@ impl Files {
             // A lost or old marker must not give a number twice.
             let last = marker.chain_seq.max(self.last_seq);
             marker.chain_seq = last.checked_add(1).ok_or(EOVERFLOW)?;
+            if marker.version < VERSION {
+                marker.version = VERSION;
+                pr_info!("the store is of version {} of the format from now on\n", VERSION as u32);
+            }
             let mut bytes = [0; MARKER_LEN];
             marker.encode(&mut bytes);
             let file = store.open_file(c".bdsnap-store")?;
@@ -315,8 +323,12 @@ impl Files {
             marker.chain_seq
         };
         session.chain_seq.store(seq, Ordering::Relaxed);
-        let header = make_header(session, &beginning, &self.store_id, seq)?;
-        let status = Status::recording(session.id);
+        // Before the header is made: that says so much of it.
+        let news = (session.taints(), session.late());
+        let header = make_header(session, &beginning, &self.store_id, seq, news.1)?;
+        self.map_records = 1;
+        let state = if news.0 == 0 { State::Recording } else { State::Tainted };
+        let status = self.status(session, state, &Why::NONE);
         let mut attempt = 0;
         let name = loop {
             let name = session_dir(&session.name, session.start_ns, attempt);
@@ -328,7 +340,7 @@ impl Files {
         };
         *session.dir.lock() = name;
         let dir = store.child(&c_name(name.as_bytes())?)?;
-        let (map, dat) = match make_files(&dir, &header, &status) {
+        let (map, dat) = match make_files(&dir, &header, &status, &point_of(session)) {
             Ok(files) => files,
             Err(e) => {
                 // What cannot say what it is would only be in the way.
@@ -345,7 +357,7 @@ impl Files {
         if session.durability == Durability::Strict && IN_PLACE.contains(&store.info().magic) {
             self.places = Some(Places {
                 dat: Prefill::new(0),
-                map: Prefill::new(LAYOUT.records),
+                map: Prefill::new(self.map_bytes()),
                 one_flush: dat.one_flush_is_enough(),
             });
         }
@@ -364,6 +376,8 @@ impl Files {
             store.fsync()?;
         }
         session.on_disk.store(true, Ordering::Release);
+        self.told = news;
+        session.was_told(news.0, news.1);
         Ok(())
     }
 
@@ -420,7 +434,7 @@ impl Files {
         let mut at = self.dat_end;
         let mut written = at;
         let mut drop_it = core().params.sabotage & SABOTAGE_DROP_RECORD != 0
-            && self.map_records == 0
+            && self.records == 0
             && self.syncing.is_none()
             && from == 0;
         // An earlier batch may have failed half-way.
@@ -586,27 +600,39 @@ impl Files {
 
     fn status(&self, session: &Session, state: State, why: &Why) -> Status {
         let held = session.queue.lock().held();
-        Status {
-            session_id: session.id,
+        let taints = session.taints();
+        let lossy = state == State::Broken || taints != 0;
+        let mut status = Status {
             generation: self.generation + 1,
             state,
             records: self.records,
             map_records: self.map_records,
             dat_bytes: self.dat_bytes,
-            // 0: it has not ended.
-            end_ns: if session.ending.lock().is_some() || state == State::Broken {
-                sys::now_real_ns()
-            } else {
-                0
-            },
             errno: why.errno,
             broken_sector: why.sector,
             broken_ns: why.ns,
             absorbed_bytes: session.absorbed_bytes.load(Ordering::Relaxed),
             held_bios: held,
-            head_sha256: session.ending.lock().as_ref().map_or([0; 32], |e| e.head_sha256),
-            more: More::NONE,
+            more: More {
+                lossy_below: u32::from(lossy),
+                late_flags: session.late(),
+                tainted_ns: session.tainted_ns(),
+                taint_why: taints,
+                ..More::NONE
+            },
+            ..Status::recording(session.id)
+        };
+        let ending = session.ending.lock();
+        if state == State::Broken || (ending.is_some() && state != State::Recording) {
+            // Zero: it has not ended.
+            (status.end_ns, status.more.end_boot_ns) = (sys::now_real_ns(), sys::now_boot_ns());
         }
+        if let Some(ending) = ending.as_ref() {
+            status.head_sha256 = ending.head_sha256;
+            status.more.disk_sectors = ending.disk_sectors;
+            status.more.fs_writes = ending.fs_writes;
+        }
+        status
     }
 
     /// Writes a new status into the slot that does not count now.
@@ -637,15 +663,28 @@ impl Files {
         session.marked.store(true, Ordering::Release);
     }
 
-    /// Says in the store that what is being written next is not saved. It runs on: readers take the
+    /// Says in the store what has become of the session while it runs: that what is being written next is not
+    /// saved, that a device of the same filesystem is not registered. Readers take the
     /// state, and what is there of records.
-    pub(crate) fn mark_tainted(&mut self, session: &Session) -> Result {
-        if self.dir.is_none() {
-            self.make_dir(session)?;
+    pub(crate) fn tell_news(&mut self, session: &Session) -> Result {
+        let news = (session.taints(), session.late());
+        let told = self.told;
+        // At its end all of it is told.
+        if (news.0 & !told.0) | (news.1 & !told.1) == 0 || session.finished.load(Ordering::Acquire) {
+            return Ok(());
         }
-        let status = self.write_status(session, State::Tainted, &Why::of(session))?;
-        self.taint_marked = true;
-        self.write_meta(session, &status)
+        if self.dir.is_none() && news.0 != 0 {
+            return self.make_dir(session);
+        }
+        if self.dir.is_some() {
+            let state = if news.0 == 0 { State::Recording } else { State::Tainted };
+            let status = self.write_status(session, state, &Why::of(session))?;
+            self.write_meta(session, &status)?;
+        }
+        // Without a directory there is nothing yet that says otherwise.
+        self.told = news;
+        session.was_told(news.0, news.1);
+        Ok(())
     }
 
     /// Writes the session's end.
@@ -688,6 +727,8 @@ impl Files {
     fn write_tail(&self, session: &Session, ended: bool) -> Result {
         let mut tail = KBox::new(Tail::new(), GFP_KERNEL)?;
         tail.version = VERSION;
+        tail.link = Gap::Unknown;
+        tail.diskseq = session.place.id.seq;
         tail.session_id = session.id;
         tail.chain_seq = session.chain_seq.load(Ordering::Relaxed);
         tail.boot_id = core().boot_id;
@@ -695,6 +736,10 @@ impl Files {
         tail.chunk_size = session.geo.chunk_bytes();
         if let Some(ending) = session.ending.lock().as_ref().filter(|_| ended) {
             tail.load_id = core().load_id;
+            tail.why = session.taints();
+            tail.link = if tail.why & TAINT_UNSEEN != 0 { Gap::Written } else { Gap::None };
+            tail.disk_sectors = ending.disk_sectors;
+            tail.fs_writes = ending.fs_writes;
             tail.device_bytes = ending.device_bytes;
             tail.image_mtime_ns = ending.image_mtime_ns;
             tail.head_sha256 = ending.head_sha256;
@@ -710,7 +755,7 @@ impl Files {
 
     fn write_meta(&self, session: &Session, status: &Status) -> Result {
         let header = self.header.as_ref().ok_or(EINVAL)?;
-        let fs_type = (*session.beginning.lock()).map_or("", |b| b.fs_type);
+        let fs_type = (*session.beginning.lock()).map_or("", |b| b.fs.kind);
         let mut text = Text(KVec::with_capacity(16 << 10, GFP_KERNEL)?);
         let saved = session.saved_bytes.load(Ordering::Relaxed);
         meta::write_json(&mut text, header, status, fs_type, saved).map_err(|_| ENOMEM)?;
@@ -732,15 +777,24 @@ fn put(gather: &mut Gather, dat: &File, direct: Option<&File>, at: u64) -> Resul
     result
 }
 
-/// A session's two files, with all but records and data; durable.
-fn make_files(dir: &Dir, header: &Header, status: &Status) -> Result<(Arc<File>, Arc<File>)> {
+/// A session's two files, with its start and nothing else; durable.
+fn make_files(
+    dir: &Dir,
+    header: &Header,
+    status: &Status,
+    start: &Point,
+) -> Result<(Arc<File>, Arc<File>)> {
     let map = Arc::new(dir.create_file(c"blocks.map", false)?, GFP_KERNEL)?;
     let dat = Arc::new(dir.create_file(c"blocks.dat", false)?, GFP_KERNEL)?;
-    let mut bytes = KVec::from_elem(0u8, LAYOUT.records as usize, GFP_KERNEL)?;
-    let (head, slots) = bytes.split_at_mut(HEADER_LEN);
+    let mut bytes = KVec::from_elem(0u8, LAYOUT.records as usize + LAYOUT.record_len, GFP_KERNEL)?;
+    let (bytes_before, record) = bytes.split_at_mut(LAYOUT.records as usize);
+    let (head, slots) = bytes_before.split_at_mut(HEADER_LEN);
     header.encode(head.try_into().map_err(|_| EINVAL)?);
     let at = (LAYOUT.slots[status.slot()] as usize) - HEADER_LEN;
     status.encode(VERSION, slots.get_mut(at..at + LAYOUT.slot_len).ok_or(EINVAL)?);
+    if !Record::Point(*start).encode(VERSION, &header.session_id, 0, record) {
+        return Err(EINVAL);
+    }
     map.write(&bytes, 0)?;
     map.fsync(false)?;
     dat.fsync(false)?;
@@ -803,8 +857,31 @@ fn push_record(buf: &mut KVVec<u8>, record: &Record, session: &Id, index: u64) -
     Ok(buf.extend_from_slice(&bytes, GFP_KERNEL)?)
 }
 
+/// The moment that a session holds.
+fn point_of(session: &Session) -> Point {
+    let raw = session.by == By::RawWrite;
+    Point {
+        tag: 0,
+        // A group of devices is one moment.
+        moment_id: session.group_id,
+        time_ns: session.start_ns,
+        boot_ns: session.start_boot_ns,
+        before: 0,
+        dat_bytes: 0,
+        members: 1,
+        how: POINT_UNMOUNTED,
+        by: if raw { POINT_BY_RAW } else { POINT_BY_MOUNT },
+    }
+}
+
 #[inline(never)]
-fn make_header(session: &Session, b: &Beginning, store_id: &Id, seq: u64) -> Result<KBox<Header>> {
+fn make_header(
+    session: &Session,
+    b: &Beginning,
+    store_id: &Id,
+    seq: u64,
+    late: u32,
+) -> Result<KBox<Header>> {
     let mut h = KBox::new(Header::new(), GFP_KERNEL)?;
     h.version = VERSION;
     h.session_id = session.id;
@@ -830,10 +907,19 @@ fn make_header(session: &Session, b: &Beginning, store_id: &Id, seq: u64) -> Res
     h.durability = session.durability;
     h.gap_before = b.gap_before;
     h.dev_flags = b.dev_flags;
-    if session.group_incomplete.load(Ordering::Relaxed) {
+    if late & LATE_MEMBER != 0 {
         h.dev_flags |= GROUP_INCOMPLETE;
     }
     h.head_sha256 = b.head_sha256;
+    h.data_id = sys::random_id();
+    h.diskseq = session.place.id.seq;
+    h.partuuid = b.identity.partuuid;
+    h.fs_uuid = b.fs.uuid;
+    h.fs_writes = b.fs.writes;
+    h.disk_sectors = b.disk_sectors;
+    if !h.set_serial(b.identity.serial()) {
+        return Err(EINVAL);
+    }
     if !h.set_name(&session.name) {
         return Err(EINVAL);
     }

@@ -4,7 +4,7 @@
 
 use crate::core_state::core;
 use crate::live::{Kind, Token};
-use crate::pure::format::Durability;
+use crate::pure::format::{Durability, LATE_MEMBER};
 use crate::pure::plan::Chunks;
 use crate::pure::prefill;
 use crate::pure::queue::Next;
@@ -54,14 +54,9 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
         if this.beginning.lock().is_none() {
             return;
         }
-        if this.is_tainted() && !files.taint_marked {
-            match files.mark_tainted(this) {
-                Ok(()) => this.told_taint(),
-                Err(e) => {
-                    give_up(this, files, e, this.geo.on_disk().start);
-                    continue;
-                }
-            }
+        if let Err(e) = files.tell_news(this) {
+            give_up(this, files, e, this.geo.on_disk().start);
+            continue;
         }
         if let Err((e, sector)) = sync_beside(this, files) {
             give_up(this, files, e, sector);
@@ -215,6 +210,8 @@ fn finish_if_due(this: &Arc<Session>, files: &mut Files) {
         files.mark_broken(this, &Why::of(this));
     }
     files.close();
+    // A member that joins now is none of its business.
+    this.was_told(0, LATE_MEMBER);
     // Who told the end of the last read may still be about to leave.
     while this.reads.load(Ordering::Acquire) != 0 {
         crate::sys::sleep(1);

@@ -49,6 +49,8 @@ pub const NR_SETTLE: u32 = 4;
 pub const NR_STATUS: u32 = 5;
 /// Number of [`IOC_RESTORE`].
 pub const NR_RESTORE: u32 = 6;
+/// Number of [`IOC_IDENTIFY`].
+pub const NR_IDENTIFY: u32 = 7;
 
 /// Register a device: [`Control`].
 pub const IOC_ACTIVATE: u32 = iowr(NR_ACTIVATE, core::mem::size_of::<Control>());
@@ -63,6 +65,8 @@ pub const IOC_SETTLE: u32 = iowr(NR_SETTLE, core::mem::size_of::<Simple>());
 pub const IOC_STATUS: u32 = iowr(NR_STATUS, core::mem::size_of::<StatusRequest>());
 /// A restore of a device begins or ends: [`Restore`].
 pub const IOC_RESTORE: u32 = iowr(NR_RESTORE, core::mem::size_of::<Restore>());
+/// Say what a registered device is recognised by: [`Identify`]. `ENODEV` if none has this name.
+pub const IOC_IDENTIFY: u32 = iowr(NR_IDENTIFY, core::mem::size_of::<Identify>());
 
 /// A request's number, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,6 +257,43 @@ pub const RESTORE_OTHERS: u64 = 8;
 /// was written past the module.
 pub const RESTORE_UNSEEN: u64 = 16;
 
+/// For [`IOC_IDENTIFY`]: what a kernel module cannot ask of a device itself. It goes into the headers of its sessions.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Identify {
+    /// [`ABI_VERSION`].
+    pub version: u32,
+    /// Must be 0.
+    pub flags: u32,
+    /// Address of the device's registered name.
+    pub name: u64,
+    /// Its length, 1 to [`NAME_MAX`].
+    pub name_len: u64,
+    /// The sequence number of the medium that the rest was asked of. Sessions of another one do not say it.
+    pub diskseq: u64,
+    /// The partition's identity, as its table has it: raw, filled up with zeros; zeros: not known.
+    pub partuuid: [u8; 16],
+    /// Bytes of `serial` in use, at most [`super::format::SERIAL_MAX`] (more: `EINVAL`).
+    pub serial_len: u64,
+    /// The device's serial number, or what else stands for it.
+    pub serial: [u8; 136],
+}
+
+impl Default for Identify {
+    fn default() -> Self {
+        Self {
+            version: 0,
+            flags: 0,
+            name: 0,
+            name_len: 0,
+            diskseq: 0,
+            partuuid: [0; 16],
+            serial_len: 0,
+            serial: [0; 136],
+        }
+    }
+}
+
 /// The beginning of a status.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -310,6 +351,10 @@ pub struct StatusHead {
     pub store_len: u64,
     /// Path of the store.
     pub store: [u8; 1024],
+    /// The version of the store's format that it writes (`format::Version`); 0: the first.
+    pub format_version: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 impl Default for StatusHead {
@@ -341,6 +386,8 @@ impl Default for StatusHead {
             auth_failures: 0,
             store_len: 0,
             store: [0; 1024],
+            format_version: 0,
+            reserved: 0,
         }
     }
 }
@@ -452,7 +499,8 @@ const _: () = {
     assert!(core::mem::size_of::<Simple>() == 8);
     assert!(core::mem::size_of::<StatusRequest>() == 32);
     assert!(core::mem::size_of::<Restore>() == 48);
-    assert!(core::mem::size_of::<StatusHead>() == 1256);
+    assert!(core::mem::size_of::<Identify>() == 192);
+    assert!(core::mem::size_of::<StatusHead>() == 1264);
     assert!(core::mem::size_of::<Entry>() == 176);
 };
 
@@ -503,6 +551,7 @@ mod tests {
             (IOC_SETTLE, NR_SETTLE, size_of::<Simple>()),
             (IOC_STATUS, NR_STATUS, size_of::<StatusRequest>()),
             (IOC_RESTORE, NR_RESTORE, size_of::<Restore>()),
+            (IOC_IDENTIFY, NR_IDENTIFY, size_of::<Identify>()),
         ];
         for (request, nr, len) in all {
             assert_eq!(Call::of(request), Some(Call { nr, len }));

@@ -12,7 +12,7 @@ use super::format::{
 use super::name::{hex, ShortString, Utc};
 use core::fmt::{Result, Write};
 
-/// Writes the document. `fs_type` is what [`fs_guess`] saw at the start;
+/// Writes the document. `fs_type` is what [`super::fs`] saw at the start;
 /// `saved_bytes` are the pre-images saved so far.
 pub fn write_json(
     out: &mut impl Write,
@@ -209,39 +209,6 @@ impl<'a, W: Write> Object<'a, W> {
     }
 }
 
-/// A filesystem's name from a device's first bytes, by its magic; "" if none
-/// is known. Only for display: nothing depends on it.
-pub fn fs_guess(head: &[u8]) -> &'static str {
-    let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|h| h.starts_with(magic));
-    // (offset, magic, name); vfat's are weak, so they come last.
-    const KNOWN: [(usize, &[u8], &str); 12] = [
-        (0, b"XFSB", "xfs"),
-        (65_600, b"_BHRfS_M", "btrfs"),
-        (1024, b"\x10\x20\xf5\xf2", "f2fs"),
-        (3, b"EXFAT   ", "exfat"),
-        (3, b"NTFS    ", "ntfs"),
-        (1030, b"\x34\x34", "nilfs2"),
-        (0, b"hsqs", "squashfs"),
-        (1024, b"\xe2\xe1\xf5\xe0", "erofs"),
-        (32_769, b"NSR0", "udf"),
-        (54, b"FAT1", "vfat"),
-        (82, b"FAT32", "vfat"),
-        (1040, b"\x8f\x13", "minix"),
-    ];
-    if at(1080, b"\x53\xef") {
-        // ext2, 3 and 4 differ in features: a journal, extents.
-        let le32 = |o: usize| {
-            head.get(o..o + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-        };
-        return match (le32(1024 + 0x5c) & 4 != 0, le32(1024 + 0x60) & 0x2c0 != 0) {
-            (_, true) => "ext4",
-            (true, false) => "ext3",
-            (false, false) => "ext2",
-        };
-    }
-    KNOWN.iter().find(|(offset, magic, _)| at(*offset, magic)).map_or("", |k| k.2)
-}
-
 /// Picks up to `N` items spread evenly over a sequence of unknown length: it
 /// keeps each `stride`-th and, when full, every other one of those.
 #[derive(Debug, Clone)]
@@ -315,20 +282,6 @@ mod tests {
         assert!(out.contains("\"start\": \"2026-11-20T23:59:59Z\""));
         assert!(out.contains("\"errno\": 28,"));
         assert!(out.ends_with("\"\n}\n"));
-    }
-
-    #[test]
-    fn guesses() {
-        let mut head = vec![0u8; 131_072];
-        assert_eq!(fs_guess(&head), "");
-        assert_eq!(fs_guess(&[]), "");
-        head[1080..1082].copy_from_slice(b"\x53\xef");
-        assert_eq!(fs_guess(&head), "ext2");
-        head[1024 + 0x60] = 0x40;
-        assert_eq!(fs_guess(&head), "ext4");
-        head[..4].copy_from_slice(b"XFSB");
-        head[1080] = 0;
-        assert_eq!(fs_guess(&head), "xfs");
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | [`crc`] | CRC-32C in software, for headers and records |
 //! | [`mod@format`] | `blocks.map`, the store's marker, the chain's tail |
 //! | [`ioctl`] | requests and structures of `/dev/bdsnap` |
+//! | [`fs`] | what file system a device holds |
 //! | [`meta`] | `meta.json` |
 //! | [`name`] | device names, session names, UTC time stamps |
 //! | [`secret`] | the line in `/etc/bdsnap/secret` |
@@ -31,6 +32,7 @@ pub mod budget;
 pub mod crc;
 pub mod deadline;
 pub mod format;
+pub mod fs;
 pub mod guard;
 pub mod ioctl;
 pub mod meta;

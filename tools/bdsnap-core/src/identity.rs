@@ -15,11 +15,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use bdsnap_abi::format::SERIAL_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::fsutil;
-use crate::module::ModuleStatus;
+use crate::module::{Module, ModuleStatus};
 use crate::store::Store;
 
 /// How much of a device's beginning has the superblocks that are known.
@@ -46,6 +47,9 @@ pub struct Identity {
     /// UUID of the file system (of several devices: of this one in it).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fs_uuid: Option<String>,
+    /// Its medium's sequence number; not noted, since it is another one after each boot.
+    #[serde(skip)]
+    pub diskseq: u64,
 }
 
 /// What comparing two identities says.
@@ -93,7 +97,13 @@ impl Identity {
             disk: disk_names(&disk),
             partuuid: if is_partition { partuuid(&sys, &number) } else { None },
             fs_uuid: fs_uuid(&head[..n]),
+            diskseq: word(&disk.join("diskseq")).and_then(|s| s.parse().ok()).unwrap_or(0),
         })
+    }
+
+    /// Whether both are noted in the same words.
+    fn is_noted_as(&self, other: &Self) -> bool {
+        Self { diskseq: 0, ..self.clone() } == Self { diskseq: 0, ..other.clone() }
     }
 
     /// Compares what was noted with what is there now.
@@ -131,7 +141,7 @@ pub fn note(store: &Store, name: &[u8]) -> Result<()> {
         return Ok(());
     };
     let mut notes = notes(store, name);
-    if notes.last().is_some_and(|n| n.identity == identity) {
+    if notes.last().is_some_and(|n| n.identity.is_noted_as(&identity)) {
         return Ok(());
     }
     let after_seq = store.tail(name).ok().flatten().map_or(0, |t| t.chain_seq);
@@ -147,11 +157,62 @@ pub fn note(store: &Store, name: &[u8]) -> Result<()> {
     fsutil::replace(&path(store, name), text.as_bytes(), 0o600)
 }
 
-/// [`note`] for all devices that are registered. What goes wrong only means
-/// that less is known later.
-pub fn note_all(store: &Store, status: &ModuleStatus) {
+/// What the headers of a device's sessions say of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Recognised {
+    /// The medium's sequence number.
+    pub(crate) diskseq: u64,
+    /// As the partition table has it, filled up with zeros.
+    pub(crate) partuuid: [u8; 16],
+    /// Its serial number, or what else it is called; at most [`SERIAL_MAX`] bytes.
+    pub(crate) serial: Vec<u8>,
+}
+
+impl Recognised {
+    /// Of a block device by its node; `None` if it is none or cannot be read.
+    pub(crate) fn of(node: &Path) -> Option<Self> {
+        let of = Identity::of(node)?;
+        // A serial number that is cut is not one.
+        let fits = |kind: &&str| of.disk.get(*kind).is_some_and(|s| s.len() <= SERIAL_MAX);
+        let kind = ["serial", "wwid", "dm", "md"].iter().find(fits);
+        Some(Self {
+            diskseq: of.diskseq,
+            partuuid: of.partuuid.as_deref().and_then(raw_partuuid).unwrap_or_default(),
+            serial: kind.map(|kind| of.disk[*kind].clone().into_bytes()).unwrap_or_default(),
+        })
+    }
+}
+
+/// A partition's identity as its table has it: of GPT 16 bytes, the first three fields with their low bytes first; of
+/// MBR the disk's four bytes and the partition's number.
+fn raw_partuuid(text: &str) -> Option<[u8; 16]> {
+    let mut raw = [0; 16];
+    let mut out = raw.iter_mut();
+    for (i, field) in text.split('-').enumerate() {
+        let bytes: Option<Vec<u8>> = (0..field.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(field.get(at..at + 2)?, 16).ok())
+            .collect();
+        let mut bytes = bytes?;
+        if i < 3 {
+            bytes.reverse();
+        }
+        for byte in bytes {
+            *out.next()? = byte;
+        }
+    }
+    matches!(text.len(), 11 | 36).then_some(raw)
+}
+
+/// What all devices are that are registered: noted in the store ([`note`]), and said to the module, which puts it into the
+/// headers of their sessions. What goes wrong only means that less is known later.
+pub fn note_all(store: &Store, module: &Module, status: &ModuleStatus) {
     for registration in &status.entries {
-        let _ = note(store, &registration.name);
+        let name = &registration.name;
+        let _ = note(store, name);
+        if let Some(of) = Recognised::of(Path::new(std::ffi::OsStr::from_bytes(name))) {
+            let _ = module.identify(name, &of);
+        }
     }
 }
 
@@ -267,6 +328,17 @@ mod tests {
     }
 
     #[test]
+    fn raw_identities_of_partitions() {
+        let gpt = raw_partuuid("00112233-4455-6677-8899-aabbccddeeff").unwrap();
+        assert_eq!(crate::text::hex(&gpt), "33221100554477668899aabbccddeeff");
+        let mbr = raw_partuuid("0a0b0c0d-02").unwrap();
+        assert_eq!(crate::text::hex(&mbr), format!("0d0c0b0a02{}", "00".repeat(11)));
+        for wrong in ["", "0a0b0c0d", "0a0b0c0g-02", "é112233-4455-6677-8899-aabbccddeeff", "0a0b0c0d-0"] {
+            assert_eq!(raw_partuuid(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn file_systems() {
         let mut head = vec![0; HEAD];
         assert_eq!(fs_uuid(&head), None);
@@ -280,7 +352,7 @@ mod tests {
     #[test]
     fn a_note_counts_for_what_comes_after_it() {
         let tmp = tempfile::tempdir().unwrap();
-        let (store, _) = Store::init(&tmp.path().join("s")).unwrap();
+        let (store, _) = Store::init(&tmp.path().join("s"), Version::NEWEST).unwrap();
         assert!(notes(&store, b"/dev/vdb").is_empty());
         let lines: String = [(0, "a"), (4, "b")]
             .map(|(after_seq, s)| {

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 
 use bdsnap_abi::format::{
     Header, Id, Layout, Point, Record, Run, Status, Version, HEADER_LEN, POINT_BY_MOUNT,
-    POINT_BY_RAW, POINT_BY_UNDO, POINT_CUT,
+    POINT_BY_RAW, POINT_BY_UNDO, POINT_UNMOUNTED,
 };
 
 /// A map that is being written: header and slots first, then record by record.
@@ -100,7 +100,7 @@ pub(crate) fn start_of(header: &Header) -> Point {
         before: 0,
         dat_bytes: 0,
         members: 1,
-        how: POINT_CUT,
+        how: POINT_UNMOUNTED,
         by: match header.kind {
             Kind::Mount => POINT_BY_MOUNT,
             Kind::Raw => POINT_BY_RAW,

@@ -9,10 +9,11 @@ use std::mem::offset_of;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use bdsnap_abi::format::{Id, NO_ID};
+use bdsnap_abi::format::{Id, Version, NO_ID};
 use bdsnap_abi::ioctl::{self, Entry, StatusHead};
 
 use crate::error::{Error, Kind, Result};
+use crate::identity::Recognised;
 
 /// An open control device.
 #[derive(Debug)]
@@ -155,6 +156,17 @@ impl Module {
         }
     }
 
+    /// Says what the registered device of this name is recognised by. A module that does not know the request goes
+    /// without, and so does one in which the device is registered no more.
+    pub(crate) fn identify(&self, name: &[u8], of: &Recognised) -> Result<()> {
+        match crate::sys::identify(self.file.as_fd(), name, of.diskseq, of.partuuid, &of.serial) {
+            Err(e) if !matches!(e.raw_os_error(), Some(libc::ENOTTY | libc::ENODEV)) => {
+                Err(said("the module could not be told what a device is", &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the module look registered names up again.
     pub fn settle(&self) -> Result<()> {
         crate::sys::settle(self.file.as_fd(), 0)
@@ -239,6 +251,15 @@ impl ModuleStatus {
         self.entries
             .iter()
             .any(|r| r.entry.flags & ioctl::ENTRY_RECORDING != 0 && r.entry.session_id == *session)
+    }
+
+    /// The version of the store's format in which it writes; the newest that this program knows, if it is newer.
+    pub fn format_version(&self) -> Version {
+        match self.head.format_version {
+            // A module that is too old to say it.
+            0 => Version::One,
+            number => Version::from_number(number).unwrap_or(Version::NEWEST),
+        }
     }
 
     /// Path of the store.

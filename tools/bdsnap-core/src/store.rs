@@ -25,7 +25,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    Header, Marker, Tail, Version, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
+    FormatError, Header, Marker, Tail, Version, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
 };
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
@@ -138,12 +138,12 @@ impl Store {
 
     /// Makes a store in a missing or empty directory (one with nothing but
     /// `lost+found` counts as empty), or opens the one that is there. One that
-    /// has lost its marker gets a new one.
+    /// has lost its marker gets a new one. In one that is made, sessions are written in `version`.
     ///
     /// # Errors
     ///
     /// [`Kind::Refused`] if the directory holds something else.
-    pub fn init(path: &Path) -> Result<(Self, Init)> {
+    pub fn init(path: &Path, version: Version) -> Result<(Self, Init)> {
         match Self::open(path) {
             Ok(store) => {
                 store.make_chain_dir()?;
@@ -180,7 +180,7 @@ impl Store {
             let private = std::fs::Permissions::from_mode(0o700);
             std::fs::set_permissions(path, private).on("protect", path)?;
         }
-        let marker = Marker { version: Version::One, store_id: fsutil::random_id()?, chain_seq: 0 };
+        let marker = Marker { version, store_id: fsutil::random_id()?, chain_seq: 0 };
         let mut store = Self { path: path.to_owned(), marker };
         store.make_chain_dir()?;
         if was_store {
@@ -334,8 +334,30 @@ impl Store {
         self.marker.version
     }
 
+    /// From now on sessions are written here in `version`. False: they are already, or in a newer one.
+    pub fn raise(&mut self, version: Version) -> Result<bool> {
+        let mut raised = false;
+        self.marker = self.change_marker(|marker| {
+            raised = marker.version < version;
+            marker.version = marker.version.max(version);
+            Ok(())
+        })?;
+        Ok(raised)
+    }
+
     /// Gives out the next place in the chain, greater than `after`, durably.
     pub fn next_chain_seq(&self, after: u64) -> Result<u64> {
+        let marker = self.change_marker(|marker| {
+            let last = marker.chain_seq.max(after);
+            let used_up = || Error::other("the store's chain_seq is used up");
+            marker.chain_seq = last.checked_add(1).ok_or_else(used_up)?;
+            Ok(())
+        })?;
+        Ok(marker.chain_seq)
+    }
+
+    /// Changes the marker in place, durably, as the only one of the tools; returns it.
+    fn change_marker(&self, change: impl FnOnce(&mut Marker) -> Result<()>) -> Result<Marker> {
         let path = self.path.join(MARKER_NAME);
         let file = OpenOptions::new()
             .read(true)
@@ -344,16 +366,15 @@ impl Store {
             .open(&path)
             .on("open", &path)?;
         lock(&file).on("lock", &path)?;
-        let mut marker = read_marker(&file, &self.path)?;
-        marker.chain_seq = marker
-            .chain_seq
-            .max(after)
-            .checked_add(1)
-            .ok_or_else(|| Error::other("the store's chain_seq is used up"))?;
-        let mut bytes = [0; MARKER_LEN];
-        marker.encode(&mut bytes);
-        file.write_all_at(&bytes, 0).and_then(|()| file.sync_data()).on("write", &path)?;
-        Ok(marker.chain_seq)
+        let before = read_marker(&file, &self.path)?;
+        let mut marker = before;
+        change(&mut marker)?;
+        if marker != before {
+            let mut bytes = [0; MARKER_LEN];
+            marker.encode(&mut bytes);
+            file.write_all_at(&bytes, 0).and_then(|()| file.sync_data()).on("write", &path)?;
+        }
+        Ok(marker)
     }
 
     /// Where the tail of a device's chain is.
@@ -444,11 +465,16 @@ fn read_marker(file: &File, store: &Path) -> Result<Marker> {
     let path = store.join(MARKER_NAME);
     let mut bytes = [0; MARKER_LEN];
     let n = fsutil::read_up_to(file, &mut bytes, 0).on("read", &path)?;
-    Marker::decode(&bytes[..n]).map_err(|e| {
-        Error::new(
+    Marker::decode(&bytes[..n]).map_err(|e| match e {
+        FormatError::Version(version) => Error::new(
+            Kind::Verification,
+            format!("{} is a store of version {version}", crate::text::path(store)),
+        )
+        .hint("it was made by a newer bdsnap: upgrade this one"),
+        e => Error::new(
             Kind::Verification,
             format!("the store's marker {} is damaged: {e}", crate::text::path(&path)),
-        )
+        ),
     })
 }
 
@@ -479,31 +505,31 @@ mod tests {
     fn init_makes_keeps_and_refuses() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("snapshot");
-        let (store, init) = Store::init(&path).unwrap();
+        let (store, init) = Store::init(&path, Version::NEWEST).unwrap();
         assert_eq!(init, Init::Created);
         let mode = |p: &Path| p.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
         assert_eq!(mode(&path.join(MARKER_NAME)), 0o600);
         assert_eq!(mode(&path.join(CHAIN_DIR)), 0o700);
-        let (again, init) = Store::init(&path).unwrap();
+        let (again, init) = Store::init(&path, Version::NEWEST).unwrap();
         assert_eq!(init, Init::Existed);
         assert_eq!(again.id(), store.id());
 
         let lost = tmp.path().join("lost");
         std::fs::create_dir_all(lost.join("lost+found")).unwrap();
-        Store::init(&lost).unwrap();
+        Store::init(&lost, Version::NEWEST).unwrap();
         assert_eq!(mode(&lost), 0o700);
 
         let full = tmp.path().join("full");
         std::fs::create_dir(&full).unwrap();
         std::fs::write(full.join("x"), "").unwrap();
-        assert_eq!(Store::init(&full).unwrap_err().kind, Kind::Refused);
+        assert_eq!(Store::init(&full, Version::NEWEST).unwrap_err().kind, Kind::Refused);
         assert_eq!(Store::open(&full).unwrap_err().kind, Kind::NotFound);
         assert_eq!(Store::open(&tmp.path().join("none")).unwrap_err().kind, Kind::NotFound);
 
         std::fs::write(path.join(MARKER_NAME), "bdsnap-store 2").unwrap();
         assert_eq!(Store::open(&path).unwrap_err().kind, Kind::Verification);
-        assert_eq!(Store::init(&path).unwrap_err().kind, Kind::Verification);
+        assert_eq!(Store::init(&path, Version::NEWEST).unwrap_err().kind, Kind::Verification);
     }
 
     #[test]
@@ -521,7 +547,7 @@ mod tests {
     #[test]
     fn chain_seq_grows_and_stays() {
         let tmp = tempfile::tempdir().unwrap();
-        let (store, _) = Store::init(&tmp.path().join("s")).unwrap();
+        let (store, _) = Store::init(&tmp.path().join("s"), Version::NEWEST).unwrap();
         assert_eq!(store.next_chain_seq(0).unwrap(), 1);
         assert_eq!(store.next_chain_seq(0).unwrap(), 2);
         assert_eq!(store.next_chain_seq(10).unwrap(), 11);
@@ -531,7 +557,7 @@ mod tests {
     #[test]
     fn tails_are_kept_by_name() {
         let tmp = tempfile::tempdir().unwrap();
-        let (store, _) = Store::init(&tmp.path().join("s")).unwrap();
+        let (store, _) = Store::init(&tmp.path().join("s"), Version::NEWEST).unwrap();
         assert!(store.tail(b"/dev/vdb").unwrap().is_none());
         let mut tail = Tail::new();
         tail.session_id = [7; 16];

@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use bdsnap_abi::ioctl::{
-    known_to_both, Control, Entry, HandOver, Restore, Simple, StatusHead, StatusRequest,
-    IOC_ACTIVATE, IOC_DEACTIVATE, IOC_HAND_OVER, IOC_RESTORE, IOC_SETTLE, IOC_STATUS,
+    known_to_both, Control, Entry, HandOver, Identify, Restore, Simple, StatusHead, StatusRequest,
+    IOC_ACTIVATE, IOC_DEACTIVATE, IOC_HAND_OVER, IOC_IDENTIFY, IOC_RESTORE, IOC_SETTLE, IOC_STATUS,
 };
 
 // From <linux/fs.h>: _IO(0x12, nr), and _IOR(0x12, 114, size_t).
@@ -131,6 +131,29 @@ pub(crate) fn restore(fd: BorrowedFd<'_>, phase: u32, name: &[u8]) -> io::Result
     // The kernel only reads `name`, which lives until here.
     control(fd, IOC_RESTORE, &mut arg)?;
     Ok(arg)
+}
+
+/// Says what a registered device is recognised by.
+pub(crate) fn identify(
+    fd: BorrowedFd<'_>,
+    name: &[u8],
+    diskseq: u64,
+    partuuid: [u8; 16],
+    serial: &[u8],
+) -> io::Result<()> {
+    let mut arg = Identify {
+        version: bdsnap_abi::ioctl::ABI_VERSION,
+        name: addr(name),
+        name_len: name.len() as u64,
+        diskseq,
+        partuuid,
+        serial_len: serial.len() as u64,
+        ..Identify::default()
+    };
+    let room = arg.serial.get_mut(..serial.len());
+    room.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(serial);
+    // The kernel only reads `name`, which lives until here.
+    control(fd, IOC_IDENTIFY, &mut arg)
 }
 
 /// Reads the status into `buf`; returns the length of the whole answer. If

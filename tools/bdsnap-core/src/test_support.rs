@@ -90,7 +90,7 @@ impl Lab {
     /// A store and an image of so many bytes, with a pattern that repeats
     /// nowhere, in an empty directory.
     pub fn new(dir: &Path, bytes: usize) -> Self {
-        let (store, _) = Store::init(&dir.join("store")).unwrap();
+        let (store, _) = Store::init(&dir.join("store"), Version::NEWEST).unwrap();
         let image = dir.canonicalize().unwrap().join("disk.img");
         let device = pattern(bytes, 1);
         fs::write(&image, &device).unwrap();

@@ -10,6 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{Header, Record, State, Status, DAT_NAME, MAP_NAME, META_NAME};
+use bdsnap_abi::fs::Fs;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Error, Result};
@@ -33,14 +34,14 @@ pub struct SessionWriter {
 pub struct Head {
     /// SHA-256 of its first [`bdsnap_abi::format::HEAD_LEN`] bytes, or of all.
     pub sha256: [u8; 32],
-    /// The file system that seems to be on it; empty if unknown.
-    pub fs_type: &'static str,
+    /// The file system that seems to be on it.
+    pub fs: Fs,
 }
 
 impl Head {
     /// Of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self { sha256: Sha256::digest(bytes).into(), fs_type: bdsnap_abi::meta::fs_guess(bytes) }
+        Self { sha256: Sha256::digest(bytes).into(), fs: Fs::of(bytes) }
     }
 }
 
@@ -139,7 +140,7 @@ impl SessionWriter {
         self.status.more.end_boot_ns = fsutil::boot_ns();
         if let Some(parts) = &mut self.parts {
             parts.map.set_status(&self.status).on("write", &self.path)?;
-            write_meta(&self.path, &parts.header, &self.status, head.fs_type, self.saved_bytes)?;
+            write_meta(&self.path, &parts.header, &self.status, head.fs.kind, self.saved_bytes)?;
         }
         fsutil::sync_dir(&self.path)?;
         fsutil::sync_dir(fsutil::parent(&self.path))?;

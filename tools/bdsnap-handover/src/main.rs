@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use bdsnap_abi::format::Version;
 use bdsnap_abi::ioctl::DEVICE_NODE;
 use bdsnap_core::config::{Config, DEFAULT_DIR};
 use bdsnap_core::module::{Control, Module};
@@ -132,6 +133,7 @@ fn run(args: &Args) -> Result<(), Error> {
         say("bdsnap-handover: no password is set, so registrations cannot be changed", true);
         say("bdsnap-handover: set one with 'bdsnap passwd' and load the module again", false);
     }
+    let version = module.status()?.format_version();
     let mut devices = Vec::new();
     for name in config.devices().unwrap_or_else(|e| {
         say(&format!("bdsnap-handover: {e}"), true);
@@ -149,7 +151,7 @@ fn run(args: &Args) -> Result<(), Error> {
     // Not made now, it can be made or mounted later; sessions look for it. At
     // boot its file system is mounted only after this.
     if !Store::awaits_mount(&store) {
-        if let Err(e) = Store::init(&store) {
+        if let Err(e) = prepare(&store, version) {
             say(&format!("bdsnap-handover: {e}"), true);
         }
     }
@@ -171,7 +173,17 @@ fn run(args: &Args) -> Result<(), Error> {
     }
     // So that they are recognised under other names later.
     if let (Ok(store), Ok(status)) = (Store::open(&store), module.status()) {
-        bdsnap_core::identity::note_all(&store, &status);
+        bdsnap_core::identity::note_all(&store, &module, &status);
+    }
+    Ok(())
+}
+
+/// Makes the store, or makes it one of the version that the module writes.
+fn prepare(store: &Path, version: Version) -> Result<(), Error> {
+    let (mut store, _) = Store::init(store, version)?;
+    if store.raise(version)? {
+        let version = version as u32;
+        say(&format!("bdsnap-handover: the store is of version {version} from now on"), true);
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make the store, or find that it is there
-    Init,
+    Init(Init),
     /// Protect a device from its next mount on
     Activate(Activate),
     /// Protect a device no longer; a running session goes on to its end
@@ -103,6 +103,13 @@ struct Registration {
     via: Via,
     #[arg(long, value_name = "DIR", default_value = bdsnap_core::config::DEFAULT_DIR, hide = true)]
     config_dir: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+struct Init {
+    /// Have sessions written there in the newest version of the format, which older modules and tools refuse
+    #[arg(long)]
+    upgrade: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -346,7 +353,7 @@ impl Command {
             Self::Verify(c) => c.json,
             Self::Inspect(c) => c.json,
             Self::Config(ConfigCommand::Show(c)) => c.json,
-            Self::Init
+            Self::Init(_)
             | Self::Activate(_)
             | Self::Deactivate(_)
             | Self::Passwd(_)
@@ -376,7 +383,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<Done, Error> {
     let common = &cli.common;
     match &cli.command {
-        Command::Init => commands::init::run(common),
+        Command::Init(c) => commands::init::run(common, c),
         Command::Activate(c) => commands::control::activate(common, c),
         Command::Deactivate(c) => commands::control::deactivate(common, c),
         Command::Passwd(c) => commands::passwd::run(common, c),

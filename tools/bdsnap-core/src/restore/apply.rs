@@ -18,6 +18,7 @@ use crate::chain::Break;
 use crate::device::device_error;
 use crate::error::{Context, Error, Kind, Result};
 use crate::fsutil;
+use crate::identity::Recognised;
 use crate::module::said;
 use crate::progress::{Progress, Stop};
 use crate::store::Store;
@@ -215,7 +216,7 @@ impl Prepared<'_> {
     /// here on left a gap.
     fn set_tails(&self, record: &Record, progress: &dyn Progress) -> Result<()> {
         for (member, device) in self.members.iter().zip(&record.devices) {
-            member.set_tail(self.store, device.undo.as_ref(), NO_ID, [0; 32], &[])?;
+            member.set_tail(self.store, device.undo.as_ref(), NO_ID, None, &[])?;
             progress.step("tail set");
         }
         Ok(())
@@ -308,7 +309,12 @@ impl Member {
         header.version = store.version();
         // What the model says of itself and of what was on the device is not said of this one.
         header.features = Features::NONE;
-        (header.diskseq, header.fs_writes, header.disk_sectors) = (0, UNKNOWN, UNKNOWN);
+        header.disk_sectors = UNKNOWN;
+        let recognised = Recognised::of(&self.target.path).unwrap_or_default();
+        (header.diskseq, header.partuuid) = (recognised.diskseq, recognised.partuuid);
+        if !header.set_serial(&recognised.serial) {
+            return Err(Error::other("the device's serial number is too long"));
+        }
         (header.merged_id, header.merged_seq) = (NO_ID, 0);
         header.data_id = fsutil::random_id()?;
         header.restored_moment = crate::map::start_of(&self.model).moment_id;
@@ -332,6 +338,7 @@ impl Member {
         header.dev_flags &= DEV_IMAGE | DEV_PARTITION;
         let head = self.head()?;
         header.head_sha256 = head.sha256;
+        (header.fs_uuid, header.fs_writes) = (head.fs.uuid, head.fs.writes);
         if !header.set_name(&self.newest_name) {
             return Err(Error::other("the device's name is too long"));
         }
@@ -435,7 +442,7 @@ impl Member {
                 crc: crc32c::crc32c(&buf),
             });
         }
-        self.set_tail(store, undo, self.guard.load_id, head.sha256, &samples)?;
+        self.set_tail(store, undo, self.guard.load_id, Some(&head), &samples)?;
         if self.batches.first().is_some_and(|b| b.start < 64 * 512) {
             self.opened.reread_partitions();
         }
@@ -449,7 +456,7 @@ impl Member {
         store: &Store,
         undo: Option<&Undo>,
         load_id: Id,
-        head_sha256: [u8; 32],
+        head: Option<&Head>,
         samples: &[Sample],
     ) -> Result<()> {
         let mut tail = Tail::new();
@@ -469,7 +476,12 @@ impl Member {
             let meta = self.opened.file.metadata().on("examine", &self.target.path)?;
             tail.image_mtime_ns = fsutil::mtime_ns(&meta);
         }
-        tail.head_sha256 = head_sha256;
+        if let Some(head) = head {
+            tail.head_sha256 = head.sha256;
+            tail.fs_writes = head.fs.writes;
+        }
+        tail.link = if load_id == NO_ID { Gap::Unknown } else { Gap::None };
+        tail.diskseq = Recognised::of(&self.target.path).unwrap_or_default().diskseq;
         tail.chunk_size = self.chunk;
         for sample in samples {
             tail.push(*sample);

@@ -30,7 +30,7 @@ pub(crate) fn activate(common: &Common, args: &Activate) -> Result<Done, Error> 
     let module = open()?;
     let store = make_store(common, &module)?;
     let flags = control(&module, registration, true, durability)?;
-    identity::note_all(&store, &module.status()?);
+    identity::note_all(&store, &module, &module.status()?);
     let name = text::path(&registration.device);
     let said = if flags & CONTROL_ALREADY != 0 {
         format!("{name} was protected already")
@@ -68,7 +68,7 @@ pub(crate) fn settle(common: &Common, args: &Settle) -> Result<Done, Error> {
     module.settle()?;
     let status = module.status()?;
     if let Ok(store) = Store::open(&store_path(common, &status)) {
-        identity::note_all(&store, &status);
+        identity::note_all(&store, &module, &status);
     }
     common.say_more("the module looked its devices up again");
     if args.raw {
@@ -123,7 +123,8 @@ fn persist(common: &Common, args: &Registration, keep: bool) -> Result<Done, Err
 /// Makes the module's store if it is a missing or empty directory. If it
 /// cannot be, sessions will break, and that is worth an error now.
 fn make_store(common: &Common, module: &Module) -> Result<Store, Error> {
-    let (store, init) = Store::init(&store_path(common, &module.status()?))?;
+    let status = module.status()?;
+    let (store, init) = Store::init(&store_path(common, &status), status.format_version())?;
     if init == Init::Created {
         common.say(&format!("made the store {}", text::path(store.path())));
     }

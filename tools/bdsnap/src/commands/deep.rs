@@ -64,7 +64,7 @@ fn look(store: &Store, session: &Session, target: &Target) -> Result<Verdict, Er
     let mut view = View::open(&request, module)?;
     let mut head = vec![0; view.bytes().min(128 << 10) as usize];
     view.read(0, &mut head)?;
-    let fs_type = bdsnap_core::abi::meta::fs_guess(&head);
+    let fs_type = bdsnap_core::abi::fs::Fs::of(&head).kind;
     let Some((program, args)) = checker(fs_type) else {
         let what = if fs_type.is_empty() { "no file system is known on it" } else { fs_type };
         return Ok(Verdict::NotAsked(format!("no checker: {what}")));

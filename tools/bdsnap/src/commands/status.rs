@@ -2,7 +2,10 @@
 
 //! `bdsnap status`.
 
+use std::ffi::OsStr;
 use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use bdsnap_abi::format::{Gap, State};
 use bdsnap_abi::ioctl::{
@@ -15,6 +18,7 @@ use bdsnap_core::device::{Matcher, Target};
 use bdsnap_core::error::errno_text;
 use bdsnap_core::kernels::System;
 use bdsnap_core::module::{Control, Module, ModuleStatus, Registration};
+use bdsnap_core::store::Store;
 use bdsnap_core::{text, Error, Kind};
 use serde_json::{json, Value};
 
@@ -36,13 +40,14 @@ pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
             return Err(Error::not_found(format!("{} is not registered", text::path(device))));
         }
     }
-    let outdated = System::default().is_outdated();
+    let around = Around::of(&status);
+    let outdated = around.outdated;
     let problems = problems(&status, outdated);
     if args.json {
-        bdsnap_cli::print_json(&document(&status, outdated, &problems))?;
+        bdsnap_cli::print_json(&document(&status, &around, &problems))?;
     } else if !common.quiet {
         let whole = args.device.is_none();
-        bdsnap_cli::print(&people(&status, whole))?;
+        bdsnap_cli::print(&people(&status, &around, whole))?;
         if whole {
             bdsnap_cli::print(&kernels(outdated == Some(true)))?;
         }
@@ -54,6 +59,25 @@ pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
         return Ok(Done::with(Kind::Error));
     }
     Ok(Done::OK)
+}
+
+/// What is to be said besides what the module says itself.
+#[derive(Default)]
+struct Around {
+    /// Whether another module than the one that runs is installed, if that is known.
+    outdated: Option<bool>,
+    /// The version in which sessions are written in the store; nothing if that cannot be read.
+    store_version: Option<u32>,
+}
+
+impl Around {
+    fn of(status: &ModuleStatus) -> Self {
+        let store = Store::open(Path::new(OsStr::from_bytes(status.store())));
+        Self {
+            outdated: System::default().is_outdated(),
+            store_version: store.ok().map(|store| store.version() as u32),
+        }
+    }
 }
 
 const OUTDATED: &str =
@@ -159,7 +183,7 @@ fn discard(n: u32) -> &'static str {
     }
 }
 
-fn document(status: &ModuleStatus, outdated: Option<bool>, problems: &[String]) -> Value {
+fn document(status: &ModuleStatus, around: &Around, problems: &[String]) -> Value {
     let h = &status.head;
     let live: serde_json::Map<String, Value> =
         LIVE_KINDS.iter().zip(h.live).map(|(k, n)| ((*k).to_owned(), json!(n))).collect();
@@ -176,6 +200,8 @@ fn document(status: &ModuleStatus, outdated: Option<bool>, problems: &[String]) 
             "self_test": self_test(h),
             "self_test_errno": h.self_test,
             "store": text::lossy(status.store()),
+            "store_version": around.store_version,
+            "format_version": status.format_version() as u32,
             "registrations": h.registrations,
             "sessions": h.sessions,
             "sessions_total": h.sessions_total,
@@ -192,7 +218,7 @@ fn document(status: &ModuleStatus, outdated: Option<bool>, problems: &[String]) 
             "durability": durability(h.durability),
             "discard": discard(h.discard),
             "auth_failures": h.auth_failures,
-            "outdated": outdated,
+            "outdated": around.outdated,
             "live": live,
         },
         "devices": status.entries.iter().map(device).collect::<Vec<_>>(),
@@ -249,11 +275,11 @@ fn device(r: &Registration) -> Value {
     })
 }
 
-fn people(status: &ModuleStatus, whole: bool) -> String {
+fn people(status: &ModuleStatus, around: &Around, whole: bool) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     if whole {
-        let _ = head(&mut out, status);
+        let _ = head(&mut out, status, around);
     }
     for r in &status.entries {
         let _ = entry(&mut out, r);
@@ -264,7 +290,7 @@ fn people(status: &ModuleStatus, whole: bool) -> String {
     out
 }
 
-fn head(out: &mut String, status: &ModuleStatus) -> std::fmt::Result {
+fn head(out: &mut String, status: &ModuleStatus, around: &Around) -> std::fmt::Result {
     let h = &status.head;
     let yes = |flag, yes, no| if h.flags & flag != 0 { yes } else { no };
     writeln!(out, "module     loaded (load {})", text::hex(&h.load_id))?;
@@ -287,7 +313,11 @@ fn head(out: &mut String, status: &ModuleStatus) -> std::fmt::Result {
         "not available; the control device serves alone".into()
     };
     writeln!(out, "syscalls   {syscalls}")?;
-    writeln!(out, "store      {}", text::escape(status.store()))?;
+    let version = match around.store_version {
+        Some(version) => format!("version {version} of the format"),
+        None => "which is not there, or not readable".into(),
+    };
+    writeln!(out, "store      {}, {version}", text::escape(status.store()))?;
     writeln!(
         out,
         "settings   chunk {}, durability {}, discard {}, hold time-out {} ms, least free {}",
@@ -402,14 +432,14 @@ mod tests {
     fn what_was_written_past_the_module() {
         let well = status(Entry { unseen_bytes: 0, ..Entry::default() });
         assert!(problems(&well, Some(false)).is_empty());
-        assert!(!people(&well, true).contains("past bdsnap"));
+        assert!(!people(&well, &Around::default(), true).contains("past bdsnap"));
         let of = |unseen_bytes| {
             let entry = Entry { flags: ENTRY_UNSEEN, unseen_bytes, ..Entry::default() };
             let status = status(entry);
             let problems = problems(&status, None);
             assert_eq!(problems.len(), 1);
-            let said = people(&status, true);
-            let device = document(&status, None, &problems)["devices"][0].clone();
+            let said = people(&status, &Around::default(), true);
+            let device = document(&status, &Around::default(), &problems)["devices"][0].clone();
             assert_eq!(device["unseen"], true);
             assert!(said.contains(problems[0].strip_prefix("/dev/vdb: ").unwrap()), "{said}");
             (problems[0].clone(), device["unseen_bytes"].clone())
@@ -425,8 +455,8 @@ mod tests {
         let status = status(Entry { flags: ENTRY_OTHERS, ..Entry::unsaid() });
         let problems = problems(&status, None);
         assert!(problems.is_empty(), "the restore has failed already: {problems:?}");
-        assert!(people(&status, false).contains("others wrote while the last restore wrote"));
-        let document = document(&status, None, &problems);
+        assert!(people(&status, &Around::default(), false).contains("others wrote while the last restore wrote"));
+        let document = document(&status, &Around::default(), &problems);
         assert_eq!(document["devices"][0]["others_wrote"], true);
         assert_eq!(document["devices"][0]["unseen_bytes"], Value::Null, "an older module");
     }
@@ -438,7 +468,7 @@ mod tests {
             let problems = problems(&well, outdated);
             assert_eq!(problems.len(), usize::from(complains));
             assert!(problems.iter().all(|p| p.contains("run 'bdsnap reload'")), "{problems:?}");
-            assert_eq!(document(&well, outdated, &problems)["module"]["outdated"], json!(outdated));
+            assert_eq!(document(&well, &Around { outdated, ..Around::default() }, &problems)["module"]["outdated"], json!(outdated));
         }
     }
 }

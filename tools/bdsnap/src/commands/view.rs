@@ -179,7 +179,7 @@ pub(crate) fn run(common: &Common, args: &ViewArgs) -> Result<Done, Error> {
     let mut view = open(common, &args.of)?;
     let mut head = vec![0; view.bytes().min(128 << 10) as usize];
     view.read(0, &mut head)?;
-    let fs_type = bdsnap_core::abi::meta::fs_guess(&head);
+    let fs_type = bdsnap_core::abi::fs::Fs::of(&head).kind;
     let about = view.about.clone();
     let mut name = about.session.clone().into_bytes();
     name.extend(b".img");
