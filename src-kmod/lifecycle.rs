@@ -10,8 +10,8 @@ use crate::look;
 use crate::params::Discard;
 use crate::pure::crc::crc32c;
 use crate::pure::format::{
-    Gap, Id, Sample, DEV_IMAGE, DEV_PARTITION, HEAD_LEN, LATE_MEDIUM, NO_ID, RAW_IN_FLIGHT, SAMPLES_MAX,
-    TAINT_UNSEEN, UNKNOWN,
+    Gap, Id, Sample, DEV_IMAGE, DEV_PARTITION, HEAD_LEN, LATE_MEDIUM, NO_ID, RAW_IN_FLIGHT,
+    SAMPLES_MAX, TAINT_UNSEEN, UNKNOWN,
 };
 use crate::pure::fs::Fs;
 use crate::pure::plan::{Chunks, Geometry, Sectors};

@@ -31,7 +31,6 @@ use crate::params::Discard;
 use crate::pure::ahead::{Limits, Stream};
 use crate::pure::format::{self, Durability, Gap, Id, Sample, State, LATE_MEMBER, SAMPLES_MAX};
 use crate::pure::fs::Fs;
-use crate::registry::{Identity, Volume};
 use crate::pure::meta::Sampler;
 use crate::pure::name::{ShortString, SESSION_MAX};
 use crate::pure::pending;
@@ -39,6 +38,7 @@ use crate::pure::plan::{Chunks, Geometry};
 use crate::pure::queue::{self, Failure, Read};
 use crate::pure::saved_set::{slots_for, Leaf, SavedSet, Slot};
 use crate::pure::volume::{By, Place};
+use crate::registry::{Identity, Volume};
 
 use crate::store::Files;
 use crate::syncer::{Asked, Syncer};

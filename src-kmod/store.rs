@@ -670,7 +670,8 @@ impl Files {
         let news = (session.taints(), session.late());
         let told = self.told;
         // At its end all of it is told.
-        if (news.0 & !told.0) | (news.1 & !told.1) == 0 || session.finished.load(Ordering::Acquire) {
+        if (news.0 & !told.0) | (news.1 & !told.1) == 0 || session.finished.load(Ordering::Acquire)
+        {
             return Ok(());
         }
         if self.dir.is_none() && news.0 != 0 {

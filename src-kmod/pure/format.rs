@@ -690,7 +690,7 @@ pub struct Status {
     /// Records of pre-images (commits not counted); valid unless `Recording`.
     pub records: u64,
     /// All records, commits included: `blocks.map` is
-    /// `RECORDS_OFFSET + map_records * RECORD_LEN` bytes long.
+    /// [`Layout::map_bytes`] long.
     pub map_records: u64,
     /// Bytes of `blocks.dat`.
     pub dat_bytes: u64,

@@ -25,12 +25,7 @@ struct Known {
     uuid: (usize, usize),
 }
 
-const fn known(
-    kind: &'static str,
-    at: usize,
-    magic: &'static [u8],
-    uuid: (usize, usize),
-) -> Known {
+const fn known(kind: &'static str, at: usize, magic: &'static [u8], uuid: (usize, usize)) -> Known {
     Known { kind, at, magic, uuid }
 }
 
@@ -72,7 +67,8 @@ impl Fs {
         match found.kind {
             "ext2" => {
                 // They differ in features: a journal, extents.
-                fs.kind = match (le(head, EXT + 0x5c, 4) & 4 != 0, le(head, EXT + 0x60, 4) & 0x2c0) {
+                fs.kind = match (le(head, EXT + 0x5c, 4) & 4 != 0, le(head, EXT + 0x60, 4) & 0x2c0)
+                {
                     (_, extents) if extents != 0 => "ext4",
                     (true, _) => "ext3",
                     (false, _) => "ext2",

@@ -62,15 +62,24 @@ judge "flip in the magic" 4 "$refuse" flip blocks.map 3
 judge "flip in the header" 4 "$refuse" flip blocks.map 40
 judge "flip in the header's end" 4 "$refuse" flip blocks.map 8191
 judge "flip in a status slot" "0|4" "0|$refuse" flip blocks.map 8200
-judge "flip in the other status slot" "0|4" "0|$refuse" flip blocks.map 8720
-both() { flip blocks.map 8200 && flip blocks.map 8720; }
+judge "flip in the other status slot" "0|4" "0|$refuse" flip blocks.map 12304
+both() { flip blocks.map 8200 && flip blocks.map 12304; }
 judge "flip in both status slots" 4 "$refuse" both
-for at in 0 8 17 31; do
-	judge "flip in the first record, byte $at" 4 4 flip blocks.map $((12288 + at))
+# The session's start, and the first run
+for at in 0 58 $((64 + 4)) $((64 + 24)) $((64 + 63)); do
+	judge "flip in the first records, byte $at" 4 4 flip blocks.map $((16384 + at))
 done
-judge "flip in a record in the middle" 4 4 flip blocks.map $((12288 + (map - 12288) / 64 * 32 + 5))
+middle=$((16384 + (map - 16384) / 128 * 64))
+judge "flip in a record in the middle" 4 4 flip blocks.map $((middle + 5))
+# A map that has lost a record, or a block of them
+without() {
+	head -c $((middle)) "$work/whole/$two/blocks.map" >"/snapshot/$two/blocks.map" &&
+		tail -c +$((middle + $1 + 1)) "$work/whole/$two/blocks.map" >>"/snapshot/$two/blocks.map"
+}
+judge "a record in the middle is gone" 4 "$refuse" without 64
+judge "a block in the middle is gone" 4 "$refuse" without 4096
 judge "flip in the last record" 4 4 flip blocks.map $((map - 20))
-for size in 0 100 8191 8192 8704 12288 12304 $((12288 + 32)) $((12288 + 96)) $((map - 32)) $((map - 1)); do
+for size in 0 100 8191 8192 12288 16384 16400 16448 $((16384 + 192)) $((map - 64)) $((map - 1)); do
 	judge "blocks.map cut to $size of $map" 4 "$refuse" cut blocks.map $size
 done
 for size in 0 1 4096 $((dat / 2)) $((dat - 4096)) $((dat - 1)); do
@@ -90,7 +99,7 @@ judge "another session's data" 4 4 swapped
 echo $n >/host/n
 
 # The device itself, which the host compares with `third`
-for what in blocks.dat:$((dat / 2)) blocks.map:$((12288 + 17)) blocks.dat:0; do
+for what in blocks.dat:$((dat / 2)) blocks.map:$((16448 + 17)) blocks.dat:0; do
 	flip "${what%:*}" "${what#*:}"
 	for session in "$one" "$two"; do
 		try bdsnap-restore /dev/vda "$session" --yes

@@ -92,4 +92,37 @@ try bdsnap-restore /dev/vdb "$first" --yes --alone
 is "back to before it was added" 0 $code
 copy /dev/vdb added.a
 mv /host/vdb.before /host/added.b
+# ---- One that comes later, and is not registered ----
+
+deactivate /dev/vdb
+mkfs.btrfs -q -f -d single -m single /dev/vda
+sync /dev/vda
+bdsnap settle --raw
+mount /dev/vda /mnt || not_ok "mount"
+bdsnap-testtool work /mnt/before 1 1 || not_ok "load"
+sync
+is "before it came all is there" false "$(incomplete /dev/vda)"
+session=$(newest name /dev/vda)
+# slot: state and what happened later, of the status slot that counts, as the medium has it
+slot() {
+	local at newest=0 generation found=""
+	for at in 8192 12288; do
+		generation=$(od -An -tu8 -j $((at + 24)) -N 8 "/snapshot/$session/blocks.map" | tr -d " ")
+		[ "$generation" -gt "$newest" ] || continue
+		newest=$generation
+		found="$(od -An -tu1 -j $((at + 32)) -N 1 "/snapshot/$session/blocks.map") $(od -An -tu4 -j $((at + 148)) -N 4 "/snapshot/$session/blocks.map")"
+	done
+	echo $found
+}
+is "its session is recording" "1 0" "$(slot)"
+btrfs device add -f /dev/vdb /mnt || not_ok "device add"
+is "that it came is in the store at once" "1 1" "$(slot)"
+is "and in its description" true "$(incomplete /dev/vda)"
+bdsnap-testtool work /mnt/work 1 2 || not_ok "load"
+umount /mnt
+is "and stays there" "2 1" "$(slot)"
+try bdsnap-restore /dev/vda "$session" --yes
+is "a restore of one of them is refused" 5 $code
+is "because of that" yes "$([[ $out = *"not all of them were registered"* ]] && echo yes)"
+
 complete

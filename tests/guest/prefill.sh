@@ -33,8 +33,8 @@ bdsnap settle --raw
 session=$(column name)
 is "$how: the session is closed" closed "$(column state)"
 is "$how: blocks.dat was cut to what was saved" $(((writes + 1) * 4096)) "$(stat -c %s "/snapshot/$session/blocks.dat")"
-records=$((($(stat -c %s "/snapshot/$session/blocks.map") - 12288) / 32))
-# A commit for each batch, and one or a few writes in each
+records=$((($(stat -c %s "/snapshot/$session/blocks.map") - 16384) / 64 - 1))
+# The start, a commit for each batch, and one or a few writes in each
 atmost "$how: so was blocks.map" $((2 * (writes + 1))) $records
 bdsnap verify "$session" || not_ok "$how: verify"
 deactivate /dev/vda

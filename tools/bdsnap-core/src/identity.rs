@@ -173,7 +173,7 @@ impl Recognised {
     pub(crate) fn of(node: &Path) -> Option<Self> {
         let of = Identity::of(node)?;
         // A serial number that is cut is not one.
-        let fits = |kind: &&str| of.disk.get(*kind).is_some_and(|s| s.len() <= SERIAL_MAX);
+        let fits = |kind: &&&str| of.disk.get(**kind).is_some_and(|s| s.len() <= SERIAL_MAX);
         let kind = ["serial", "wwid", "dm", "md"].iter().find(fits);
         Some(Self {
             diskseq: of.diskseq,
@@ -296,7 +296,7 @@ fn fs_uuid(head: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bdsnap_abi::format::Tail;
+    use bdsnap_abi::format::{Tail, Version};
 
     fn disk(serial: &str) -> Identity {
         let mut i = Identity { bytes: 1 << 20, ..Identity::default() };
@@ -333,7 +333,9 @@ mod tests {
         assert_eq!(crate::text::hex(&gpt), "33221100554477668899aabbccddeeff");
         let mbr = raw_partuuid("0a0b0c0d-02").unwrap();
         assert_eq!(crate::text::hex(&mbr), format!("0d0c0b0a02{}", "00".repeat(11)));
-        for wrong in ["", "0a0b0c0d", "0a0b0c0g-02", "é112233-4455-6677-8899-aabbccddeeff", "0a0b0c0d-0"] {
+        for wrong in
+            ["", "0a0b0c0d", "0a0b0c0g-02", "é112233-4455-6677-8899-aabbccddeeff", "0a0b0c0d-0"]
+        {
             assert_eq!(raw_partuuid(wrong), None, "{wrong}");
         }
     }

@@ -25,7 +25,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bdsnap_abi::format::{
-    FormatError, Header, Marker, Tail, Version, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME, TAIL_LEN,
+    FormatError, Header, Marker, Tail, Version, CHAIN_DIR, MAP_NAME, MARKER_LEN, MARKER_NAME,
+    TAIL_LEN,
 };
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};

@@ -54,6 +54,10 @@ unsafe impl Argument for Simple {
 unsafe impl Argument for Restore {
     const REQUESTS: &'static [u32] = &[IOC_RESTORE];
 }
+// SAFETY: The request is defined with the size of `Identify`.
+unsafe impl Argument for Identify {
+    const REQUESTS: &'static [u32] = &[IOC_IDENTIFY];
+}
 
 fn control<T: Argument>(fd: BorrowedFd<'_>, request: u32, arg: &mut T) -> io::Result<()> {
     debug_assert!(T::REQUESTS.contains(&request));

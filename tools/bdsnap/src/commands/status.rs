@@ -455,7 +455,8 @@ mod tests {
         let status = status(Entry { flags: ENTRY_OTHERS, ..Entry::unsaid() });
         let problems = problems(&status, None);
         assert!(problems.is_empty(), "the restore has failed already: {problems:?}");
-        assert!(people(&status, &Around::default(), false).contains("others wrote while the last restore wrote"));
+        assert!(people(&status, &Around::default(), false)
+            .contains("others wrote while the last restore wrote"));
         let document = document(&status, &Around::default(), &problems);
         assert_eq!(document["devices"][0]["others_wrote"], true);
         assert_eq!(document["devices"][0]["unseen_bytes"], Value::Null, "an older module");
@@ -468,7 +469,11 @@ mod tests {
             let problems = problems(&well, outdated);
             assert_eq!(problems.len(), usize::from(complains));
             assert!(problems.iter().all(|p| p.contains("run 'bdsnap reload'")), "{problems:?}");
-            assert_eq!(document(&well, &Around { outdated, ..Around::default() }, &problems)["module"]["outdated"], json!(outdated));
+            assert_eq!(
+                document(&well, &Around { outdated, ..Around::default() }, &problems)["module"]
+                    ["outdated"],
+                json!(outdated)
+            );
         }
     }
 }
