@@ -116,9 +116,9 @@ impl Busy {
             offset: w.dat,
             data_crc: crc32c(&old),
         };
-        let layout = Version::One.layout();
+        let layout = Version::NEWEST.layout();
         let mut bytes = vec![0; layout.record_len];
-        Record::Run(run).encode(Version::One, &self.session_id, w.records, &mut bytes);
+        Record::Run(run).encode(Version::NEWEST, &self.session_id, w.records, &mut bytes);
         let map = OpenOptions::new().write(true).open(self.dir.join("blocks.map")).unwrap();
         let at = layout.map_bytes(w.records).unwrap();
         // Zeros come first, as in the module's sessions.

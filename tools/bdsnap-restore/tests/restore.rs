@@ -196,8 +196,8 @@ fn damage_is_found_before_the_first_write() {
     for (dir, file, bit) in [
         (&a, DAT_NAME, 80_000),
         (&b, DAT_NAME, 1),
-        (&a, MAP_NAME, 12_300 * 8),
-        (&b, MAP_NAME, 9300 * 8),
+        (&a, MAP_NAME, 16_400 * 8),
+        (&b, MAP_NAME, 16_460 * 8),
     ] {
         let path = lab.path(dir).join(file);
         let whole = fs::read(&path).unwrap();
