@@ -213,7 +213,7 @@ impl Volume {
         let _ = core().queues.end.queue().enqueue::<Arc<Self>, 3>(self.clone());
     }
 
-    fn raw(&self) -> Option<Arc<Session>> {
+    pub(crate) fn raw(&self) -> Option<Arc<Session>> {
         self.session().filter(|s| s.by == By::RawWrite)
     }
 

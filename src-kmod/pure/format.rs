@@ -24,9 +24,7 @@ use super::crc;
 
 mod record;
 
-pub use record::{
-    Point, Record, Run, POINT_BY_MOUNT, POINT_BY_RAW, POINT_BY_UNDO, POINT_CUT, POINT_UNMOUNTED,
-};
+pub use record::*;
 
 /// First bytes of `blocks.map`.
 pub const MAP_MAGIC: [u8; 8] = *b"BDSNAPM\x01";

@@ -3,10 +3,13 @@
 //! The past of a device, composed from the runs of its sessions. Pure: knows
 //! no files.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use bdsnap_abi::format::Run;
 
 /// Where an extent's bytes come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// From `blocks.dat` of a session (its place in the list) at an offset.
     Dat {
@@ -31,7 +34,7 @@ impl Source {
 }
 
 /// A piece of the device and where its past content is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Extent {
     /// Byte offset on the device.
     pub start: u64,
@@ -74,17 +77,37 @@ pub fn cut(mut extents: Vec<Extent>, end: u64) -> Vec<Extent> {
 
 /// What a session says of the device at its point `point`, in the order of the device: of each place the first
 /// run with a tag of at least that. `runs` are by sector and tag; `session` is its place in the list.
+///
+/// One pass over the runs. It remembers those that reach where it is: of each tag at most one.
 pub fn at_point(runs: &[Run], session: usize, point: u32) -> Vec<Extent> {
-    let mut tags: Vec<u32> = runs.iter().map(|r| r.tag).filter(|&t| t >= point).collect();
-    tags.sort_unstable();
-    tags.dedup();
+    let mut coming = runs
+        .iter()
+        .filter(|r| r.tag >= point)
+        .map(|r| (r.tag, Extent::of_run(r, session)))
+        .peekable();
+    // By tag, and those that are over as soon as they come out.
+    let mut here: BinaryHeap<Reverse<(u32, Extent)>> = BinaryHeap::new();
     let mut past = Vec::new();
-    for tag in tags {
-        let of_tag = runs.iter().filter(|r| r.tag == tag);
-        let newer: Vec<Extent> = of_tag.map(|r| Extent::of_run(r, session)).collect();
-        past = underlay(&past, &newer);
+    let mut at = 0;
+    loop {
+        while here.peek().is_some_and(|Reverse((_, first))| first.end() <= at) {
+            here.pop();
+        }
+        if here.is_empty() {
+            let Some((_, next)) = coming.peek() else { return past };
+            at = at.max(next.start);
+        }
+        while let Some(run) = coming.next_if(|(_, extent)| extent.start <= at) {
+            here.push(Reverse(run));
+        }
+        let Some(Reverse((_, first))) = here.peek() else { continue };
+        if first.end() > at {
+            let next = coming.peek().map_or(u64::MAX, |(_, extent)| extent.start);
+            let end = first.end().min(next);
+            push(&mut past, first.part(at, end));
+            at = end;
+        }
     }
-    past
 }
 
 /// Adds a newer session's extents to those of older ones: where both have
@@ -204,5 +227,158 @@ mod tests {
         let units = [true, true, true, false, true];
         assert_eq!(underlay(&[], &extents(&units, 0)).len(), 2);
         assert_eq!(total(&underlay(&[], &extents(&units, 0))), 4 * 512);
+    }
+    /// As the rule says it, byte by byte.
+    fn slowly(runs: &[Run], point: u32, sector: u64) -> Option<(u32, u64)> {
+        let covers = |r: &&Run| {
+            r.tag >= point && r.sector <= sector && sector < r.sector + u64::from(r.bytes) / 512
+        };
+        let first = runs.iter().filter(covers).min_by_key(|r| r.tag)?;
+        Some((first.tag, first.offset + (sector - first.sector) * 512))
+    }
+
+    proptest! {
+        #[test]
+        fn runs_of_many_points(
+            pieces in prop::collection::vec((0u32..6, 0u64..40, 1u32..12), 0..40), point in 0u32..7)
+        {
+            let mut runs: Vec<Run> = Vec::new();
+            for (i, (tag, sector, sectors)) in pieces.into_iter().enumerate() {
+                let run = Run {
+                    tag,
+                    sector,
+                    bytes: sectors * 512,
+                    stored: sectors * 512,
+                    offset: i as u64 * 10_000_000,
+                    data_crc: 0,
+                };
+                let end = |r: &Run| r.sector + u64::from(r.bytes) / 512;
+                // No byte is in two runs of one tag.
+                if !runs.iter().any(|r| r.tag == tag && r.sector < end(&run) && sector < end(r)) {
+                    runs.push(run);
+                }
+            }
+            runs.sort_by_key(|r| (r.sector, r.tag));
+            let past = at_point(&runs, 3, point);
+            for pair in past.windows(2) {
+                prop_assert!(pair[0].end() <= pair[1].start);
+            }
+            for sector in 0..60 {
+                let found: Vec<_> = within(&past, sector * 512, (sector + 1) * 512).collect();
+                let source = slowly(&runs, point, sector)
+                    .map(|(_, offset)| Source::Dat { session: 3, offset });
+                prop_assert_eq!(found.first().map(|e| e.source), source, "sector {}", sector);
+            }
+        }
+    }
+
+    // ---- Thinning: of the points of a chain only some are kept ----
+
+    const EPOCHS: usize = 6;
+
+    /// A place of the device in two sessions: the first has the epochs up to `split`, the other one the rest. What it
+    /// holds is told by a number that each write raises.
+    struct Place {
+        split: usize,
+        /// Whether it is written in each epoch.
+        written: [bool; EPOCHS],
+    }
+
+    impl Place {
+        /// What it holds at the beginning of an epoch; after the last one: now.
+        fn holds(&self, epoch: usize) -> u64 {
+            self.written[..epoch].iter().filter(|w| **w).count() as u64
+        }
+
+        fn session(&self, epoch: usize) -> (usize, u32) {
+            if epoch < self.split {
+                (0, epoch as u32)
+            } else {
+                (1, (epoch - self.split) as u32)
+            }
+        }
+
+        /// The runs of a session, in the order of the map: those of the epochs that `keeps`.
+        fn runs(&self, session: usize, keeps: impl Fn(usize) -> bool) -> Vec<Run> {
+            let saved = (0..EPOCHS).filter(|&e| self.written[e] && keeps(e));
+            let of = saved.filter(|&e| self.session(e).0 == session);
+            of.map(|e| Run {
+                tag: self.session(e).1,
+                sector: 8,
+                bytes: 4096,
+                stored: 4096,
+                offset: self.holds(e) * 4096,
+                data_crc: 0,
+            })
+            .collect()
+        }
+
+        /// What a reader finds at the beginning of an epoch.
+        fn read(&self, epoch: usize, keeps: impl Fn(usize) -> bool) -> u64 {
+            let (session, point) = self.session(epoch);
+            let mut past = at_point(&self.runs(session, &keeps), session, point);
+            for newer in session + 1..2 {
+                past = underlay(&past, &at_point(&self.runs(newer, &keeps), newer, 0));
+            }
+            let found: Vec<_> = within(&past, 4096, 8192).collect();
+            match found[..] {
+                [] => self.holds(EPOCHS),
+                [Extent { len: 4096, source: Source::Dat { offset, .. }, .. }] => offset / 4096,
+                _ => panic!("{found:?}"),
+            }
+        }
+
+        /// Which runs stay if only these epochs' beginnings are kept: in each interval between two of them the first.
+        fn thinned(&self, kept: &[bool; EPOCHS]) -> [bool; EPOCHS] {
+            let mut stay = [false; EPOCHS];
+            let mut open = false;
+            for e in 0..EPOCHS {
+                open |= kept[e];
+                if open && self.written[e] {
+                    stay[e] = true;
+                    open = false;
+                }
+            }
+            stay
+        }
+    }
+
+    fn bits(n: usize) -> [bool; EPOCHS] {
+        std::array::from_fn(|i| n >> i & 1 != 0)
+    }
+
+    #[test]
+    fn any_point_of_a_chain_and_of_a_thinned_one() {
+        for (written, split) in (0..1 << EPOCHS).flat_map(|w| (0..=EPOCHS).map(move |s| (w, s))) {
+            let place = Place { split, written: bits(written) };
+            for epoch in 0..EPOCHS {
+                assert_eq!(place.read(epoch, |_| true), place.holds(epoch), "{written:b} {split}");
+            }
+            for kept in (0..1 << EPOCHS).map(bits) {
+                let stay = place.thinned(&kept);
+                for epoch in (0..EPOCHS).filter(|&e| kept[e]) {
+                    let found = place.read(epoch, |e| stay[e]);
+                    assert_eq!(found, place.holds(epoch), "{written:b} {split} {kept:?} {epoch}");
+                }
+                // Nor is one of them superfluous.
+                for gone in (0..EPOCHS).filter(|&e| stay[e]) {
+                    let wrong = |epoch: usize| {
+                        place.read(epoch, |e| stay[e] && e != gone) != place.holds(epoch)
+                    };
+                    assert!(
+                        (0..EPOCHS).any(|e| kept[e] && wrong(e)),
+                        "{written:b} {kept:?} {gone}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn thinning_session_by_session_is_wrong() {
+        // The run of the second session's start is gone with that point; the first one needs it.
+        let place = Place { split: 1, written: bits(0b10) };
+        assert_eq!(place.read(0, |_| true), 0);
+        assert_ne!(place.read(0, |_| false), 0);
     }
 }
