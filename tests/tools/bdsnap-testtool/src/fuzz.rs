@@ -89,6 +89,7 @@ pub(crate) fn run(seed: u64, calls: u64, password: &str) -> Result<()> {
         ioctl::IOC_STATUS,
         ioctl::IOC_RESTORE,
         ioctl::IOC_RESTORE,
+        ioctl::IOC_IDENTIFY,
     ];
     let open = || std::fs::OpenOptions::new().read(true).write(true).open(ioctl::DEVICE_NODE);
     let mut device = open()?;
@@ -108,7 +109,7 @@ pub(crate) fn run(seed: u64, calls: u64, password: &str) -> Result<()> {
                 let version =
                     if random.below(30) == 0 { random.next() as u32 } else { ioctl::ABI_VERSION };
                 let flags = if random.below(2) == 0 { 0 } else { random.below(6) as u32 };
-                let mut words = [0u64; 16];
+                let mut words = [0u64; 32];
                 for w in &mut words[..8] {
                     *w = word(&mut random);
                 }
@@ -125,16 +126,18 @@ pub(crate) fn run(seed: u64, calls: u64, password: &str) -> Result<()> {
                     } else {
                         words[4] = random.of(&[2000, u64::MAX]);
                     }
+                } else if command == ioctl::IOC_IDENTIFY && random.below(3) > 0 {
+                    words[6] = random.of(&[0, 1, 133, 134, 135, 136, 137]);
                 } else if command == ioctl::IOC_STATUS {
                     words[2] = random.of(&lengths);
                 }
                 // As of an older or newer program; now and then with something beyond.
                 let command = match random.below(6) {
-                    0 => (command & !(0x3fff << 16)) | ((random.below(129) as u32) << 16),
+                    0 => (command & !(0x3fff << 16)) | ((random.below(257) as u32) << 16),
                     _ => command,
                 };
                 if random.below(4) == 0 {
-                    words[8 + random.below(8) as usize] = random.next();
+                    words[8 + random.below(24) as usize] = random.next();
                 }
                 let at = match random.below(12) {
                     0 => random.of(&bad),
