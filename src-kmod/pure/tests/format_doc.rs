@@ -88,8 +88,12 @@ fn dat() -> Vec<u8> {
 const VERSION: Version = Version::One;
 
 fn header() -> Header {
+    header_of(VERSION)
+}
+
+fn header_of(version: Version) -> Header {
     let mut h = Header::new();
-    h.version = VERSION;
+    h.version = version;
     h.session_id = id(0x10);
     h.store_id = id(0x20);
     h.prev_session_id = NO_ID;
@@ -102,64 +106,110 @@ fn header() -> Header {
     h.dev_major = 254;
     h.dev_minor = 16;
     h.head_sha256 = sha256(&device());
+    if version >= Version::Two {
+        h.data_id = id(0xd0);
+        h.diskseq = 3;
+        h.disk_sectors = 16;
+        assert!(h.set_serial(b"vdb"));
+    }
     assert!(h.set_name(b"/dev/vdb"));
     h
 }
 
-fn records() -> [Record; 3] {
+fn records(version: Version) -> Vec<Record> {
     let dat = dat();
     let run = |sector, bytes: u32, offset: u64| {
         let data_crc = crc32c(&dat[offset as usize..][..bytes as usize]);
         Record::Run(Run { tag: 0, sector, bytes, stored: bytes, offset, data_crc })
     };
-    [run(8, 512, 0), Record::Commit(512), run(0, 4096, 512)]
+    let start = Record::Point(Point {
+        tag: 0,
+        moment_id: header().session_id,
+        time_ns: START,
+        boot_ns: header().start_boot_ns,
+        before: 0,
+        dat_bytes: 0,
+        members: 1,
+        how: POINT_UNMOUNTED,
+        by: POINT_BY_MOUNT,
+    });
+    let start = Some(start).filter(|_| version >= Version::Two);
+    start.into_iter().chain([run(8, 512, 0), Record::Commit(512), run(0, 4096, 512)]).collect()
 }
 
 fn closed() -> Status {
+    closed_of(VERSION)
+}
+
+fn closed_of(version: Version) -> Status {
     Status {
         generation: 2,
         state: State::Closed,
         records: 2,
-        map_records: 3,
+        map_records: records(version).len() as u64,
         dat_bytes: 4608,
         end_ns: START + 60_000_000_000,
         held_bios: 2,
         head_sha256: sha256(&[0xee; 4608]),
+        more: if version < Version::Two {
+            More::NONE
+        } else {
+            More { end_boot_ns: 121_000_000_000, disk_sectors: 25, ..More::NONE }
+        },
         ..Status::recording(header().session_id)
     }
 }
 
+fn slot_of(version: Version, status: &Status) -> Vec<u8> {
+    let mut bytes = vec![0; version.layout().slot_len];
+    status.encode(version, &mut bytes);
+    bytes
+}
+
 fn slot(status: &Status) -> Vec<u8> {
-    let mut bytes = vec![0; VERSION.layout().slot_len];
-    status.encode(VERSION, &mut bytes);
+    slot_of(VERSION, status)
+}
+
+fn record_of(version: Version, record: &Record, index: u64) -> Vec<u8> {
+    let mut bytes = vec![0; version.layout().record_len];
+    assert!(record.encode(version, &header().session_id, index, &mut bytes));
     bytes
 }
 
 fn record(record: &Record, index: u64) -> Vec<u8> {
-    let mut bytes = vec![0; VERSION.layout().record_len];
-    assert!(record.encode(VERSION, &header().session_id, index, &mut bytes));
-    bytes
+    record_of(VERSION, record, index)
 }
 
 fn map() -> Vec<u8> {
-    let layout = VERSION.layout();
+    map_of(VERSION)
+}
+
+fn map_of(version: Version) -> Vec<u8> {
+    let layout = version.layout();
     let mut map = vec![0; layout.records as usize];
     let mut head = [0; HEADER_LEN];
-    header().encode(&mut head);
+    header_of(version).encode(&mut head);
     map[..HEADER_LEN].copy_from_slice(&head);
-    for status in [Status::recording(header().session_id), closed()] {
+    for status in [Status::recording(header().session_id), closed_of(version)] {
         let at = layout.slots[status.slot()] as usize;
-        map[at..at + layout.slot_len].copy_from_slice(&slot(&status));
+        map[at..at + layout.slot_len].copy_from_slice(&slot_of(version, &status));
     }
-    for (r, i) in records().iter().zip(0..) {
-        map.extend(record(r, i));
+    for (r, i) in records(version).iter().zip(0..) {
+        map.extend(record_of(version, r, i));
     }
     map
 }
 
 fn tail() -> Tail {
+    tail_of(VERSION)
+}
+
+fn tail_of(version: Version) -> Tail {
     let mut t = Tail::new();
-    t.version = VERSION;
+    t.version = version;
+    if version >= Version::Two {
+        (t.diskseq, t.disk_sectors) = (3, 25);
+    }
     t.session_id = header().session_id;
     t.chain_seq = 1;
     t.boot_id = header().boot_id;
@@ -179,6 +229,12 @@ fn vectors() -> BTreeMap<&'static str, String> {
     tail().encode(&mut tail_bytes);
     let mut meta = String::new();
     write_json(&mut meta, &header(), &closed(), "", 4608).unwrap();
+    let two = Version::Two;
+    let mut meta_two = String::new();
+    write_json(&mut meta_two, &header_of(two), &closed_of(two), "", 4608).unwrap();
+    let mut tail_two = [0; TAIL_LEN];
+    tail_of(two).encode(&mut tail_two);
+    let facts_two = format!("SHA-256 of blocks.map: {}\n", hex(&sha256(&map_of(two))));
     let broken = Status {
         state: State::Broken,
         errno: 28,
@@ -219,6 +275,11 @@ fn vectors() -> BTreeMap<&'static str, String> {
         ("tail", hexdump(&tail_bytes)),
         ("broken", hexdump(&slot(&broken))),
         ("zero", hexdump(&record(&zero, 0))),
+        ("facts 2", facts_two),
+        ("map 2", hexdump(&map_of(two))),
+        ("meta 2", meta_two),
+        ("tail 2", hexdump(&tail_two)),
+        ("zero 2", hexdump(&record_of(two, &zero, 1))),
     ])
 }
 

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::Path;
 
+use bdsnap_abi::format::Version;
 use bdsnap_core::progress::{Silent, Stop};
 use bdsnap_core::session::{Checked, Restorable, Session, View};
 use bdsnap_core::store::{Item, Store};
@@ -62,8 +63,23 @@ fn check(s: &Session) -> Result<Checked, String> {
 
 #[test]
 fn the_example_is_a_session() {
+    is_a_session(Version::One, "map", "zero");
+}
+
+#[test]
+fn the_example_of_version_2_is_a_session() {
+    is_a_session(Version::Two, "map 2", "zero 2");
+}
+
+fn is_a_session(version: Version, map: &str, zero: &str) {
+    let layout = version.layout();
+    let slot = layout.slots[0] as usize;
+    let slot = slot..slot + layout.slot_len;
+    // Behind the point, where there is one.
+    let first =
+        layout.records as usize + if version < Version::Two { 0 } else { layout.record_len };
     let tmp = tempfile::tempdir().unwrap();
-    let map = bytes("map");
+    let map = bytes(map);
     let s = session(tmp.path(), &map);
     assert_eq!(s.view(false), View::Closed);
     assert_eq!(s.restorable(false), Restorable::Yes(None));
@@ -74,7 +90,7 @@ fn the_example_is_a_session() {
     assert_eq!((checked.tail, checked.torn), (0, 0));
 
     let mut cut = map.clone();
-    cut[8192..8704].fill(0);
+    cut[slot.clone()].fill(0);
     let s = session(tmp.path(), &cut);
     assert_eq!(s.view(false), View::Interrupted);
     assert!(matches!(s.restorable(false), Restorable::Yes(Some(_))));
@@ -85,17 +101,26 @@ fn the_example_is_a_session() {
         let checked = check(&session(tmp.path(), &torn)).unwrap();
         assert_eq!(checked.runs.iter().map(|r| r.sector).collect::<Vec<_>>(), [8]);
     }
-    cut[12288] ^= 1;
+    cut[first] ^= 1;
     assert!(check(&session(tmp.path(), &cut)).unwrap_err().contains("a commit follows"));
 
+    if version >= Version::Two {
+        return assert!(record_is(&map, first, layout.record_len, &bytes(zero), tmp.path()));
+    }
     let mut broken = map;
-    broken[8192..8704].copy_from_slice(&bytes("broken"));
+    broken[slot].copy_from_slice(&bytes("broken"));
     let s = session(tmp.path(), &broken);
     assert_eq!((s.view(false), s.status.errno), (View::Broken, 28));
     assert_eq!(check(&s).unwrap().runs.len(), 1, "what follows does not count");
-    let zero = bytes("zero");
-    broken[12288..12320].copy_from_slice(&zero);
-    assert!(matches!(check(&session(tmp.path(), &broken)), Ok(c) if c.bytes == 512));
+    assert!(record_is(&broken, first, layout.record_len, &bytes(zero), tmp.path()));
+}
+
+/// Whether the first run can be one of zeros.
+fn record_is(map: &[u8], at: usize, len: usize, zero: &[u8], dir: &Path) -> bool {
+    let mut map = map.to_vec();
+    map[at..at + len].copy_from_slice(zero);
+    let zeros = |c: Checked| c.runs.iter().any(|r| (r.sector, r.stored) == (8, 0));
+    check(&session(dir, &map)).is_ok_and(zeros)
 }
 
 #[test]

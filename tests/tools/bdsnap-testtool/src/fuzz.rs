@@ -151,7 +151,7 @@ pub(crate) fn run(seed: u64, calls: u64, password: &str) -> Result<()> {
                 let other = random.next() & 0xffff;
                 let number = random.of(&[0xbd00, other]) | random.next() & 0xffff_00ff;
                 let known = ioctl::Call::of(number as u32)
-                    .is_some_and(|c| (ioctl::NR_ACTIVATE..=ioctl::NR_RESTORE).contains(&c.nr));
+                    .is_some_and(|c| (ioctl::NR_ACTIVATE..=ioctl::NR_IDENTIFY).contains(&c.nr));
                 if known {
                     continue;
                 }
