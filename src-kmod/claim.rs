@@ -158,17 +158,19 @@ fn claim(
             claims.sessions_of(holder).for_each(|s| s.grouped.store(true, Ordering::Relaxed));
         }
     }
+    if registered {
+        return Ok(());
+    }
     // What has saved something has a header that says otherwise. Nobody may wait for the claims as long as the
     // store does not answer.
-    while !registered {
+    loop {
         let claims = core().claims.lock();
         let mut own = claims.sessions_of(holder);
-        let Some(session) = own.find(|s| s.late() & LATE_MEMBER == 0) else { break };
+        let Some(session) = own.find(|s| s.late() & LATE_MEMBER == 0) else { return Ok(()) };
         drop(own);
         drop(claims);
         session.add_member();
     }
-    Ok(())
 }
 
 /// The volumes that a claim of a device is one of.
