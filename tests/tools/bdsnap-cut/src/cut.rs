@@ -111,6 +111,8 @@ pub(crate) fn choose(
         };
         found.unwrap_or(any)
     };
+    // The blocks that the disk writes as a whole, in sectors: 512 bytes, or 4096.
+    let block = if seed % 2 == 0 { 1 } else { 8 };
     let mode = match random.below(10) {
         _ if !flushes => Mode::Store,
         0 => Mode::None,
@@ -140,10 +142,14 @@ pub(crate) fn choose(
                 Mode::Origin => of(&layout.origin, e),
                 Mode::Torn => {
                     let kept = [0, 50, 90, 100][random.below(4) as usize];
-                    return (
-                        i,
-                        Left::Sectors((0..e.sectors).map(|_| random.percent(kept)).collect()),
-                    );
+                    let mut keeps = random.percent(kept);
+                    let sectors = (e.sector..e.sector + e.sectors).map(|sector| {
+                        if sector % block == 0 {
+                            keeps = random.percent(kept);
+                        }
+                        keeps
+                    });
+                    return (i, Left::Sectors(sectors.collect()));
                 }
             };
             (i, if lost { Left::Nothing } else { Left::All })
@@ -203,6 +209,9 @@ mod tests {
                 prop_assert!(!log[*i + 1..cut.end].iter().any(|later| later.flush));
                 if let Left::Sectors(s) = left {
                     prop_assert_eq!(s.len() as u64, e.sectors);
+                    let within = |at: &usize| (e.sector + *at as u64) % 8 != 0;
+                    let torn = (1..s.len()).filter(within).any(|at| s[at - 1] != s[at]);
+                    prop_assert!(seed % 2 == 0 || !torn, "a block of 4096 bytes");
                 }
                 if cut.mode == Mode::Store {
                     prop_assert_eq!(*left == Left::Nothing, layout().store.contains(&e.sector));
