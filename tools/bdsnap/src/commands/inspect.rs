@@ -26,6 +26,7 @@ struct Document<'a> {
     name: String,
     session_id: String,
     device: String,
+    format_version: u32,
     kind: &'static str,
     state: &'static str,
     start: String,
@@ -66,6 +67,7 @@ pub(crate) fn run(common: &Common, args: &Inspect) -> Result<Done, Error> {
             name: text::lossy(&session.dir),
             session_id: text::hex(&h.session_id),
             device: text::lossy(h.name()),
+            format_version: h.version as u32,
             kind: h.kind.as_str(),
             state: session.view(live).as_str(),
             start: text::rfc3339(h.start_ns),
@@ -99,7 +101,7 @@ fn describe(session: &Session, live: bool, m: &Summary) -> String {
     if s.end_ns > h.start_ns {
         out += &format!(", for {}", text::span(s.end_ns - h.start_ns));
     }
-    out.push('\n');
+    out += &format!("\nFormat   version {}\n", h.version as u32);
     out += &format!(
         "Saved    {} in {}, {} of the device",
         text::size(m.saved_bytes),
