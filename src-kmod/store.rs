@@ -847,7 +847,13 @@ fn read_marker(store: &Dir) -> Result<Marker> {
     let file = store.open_file(c".bdsnap-store")?;
     let mut bytes = [0; MARKER_LEN];
     let n = file.read(&mut bytes, 0)?;
-    Marker::decode(&bytes[..n]).map_err(|_| EINVAL)
+    Marker::decode(&bytes[..n]).map_err(|e| match e {
+        FormatError::Version(version) => {
+            pr_err!("it is a store of version {}, of a newer bdsnap: upgrade this one\n", version);
+            errno(bindings::EPROTONOSUPPORT)
+        }
+        _ => EINVAL,
+    })
 }
 
 fn push_record(buf: &mut KVVec<u8>, record: &Record, session: &Id, index: u64) -> Result {

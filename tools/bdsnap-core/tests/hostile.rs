@@ -262,9 +262,9 @@ proptest! {
         let beside = pattern(4096, 99);
         fs::write(tmp.path().join("other"), &beside).unwrap();
         let mut dirs = Vec::new();
-        for i in 0..3usize {
+        for (i, two) in twos.iter().enumerate() {
             // A chain may be over both.
-            lab.version = if twos[i] { Version::Two } else { Version::One };
+            lab.version = if *two { Version::Two } else { Version::One };
             let mut r = lab.record(&Options { zeros: i == 1, ..Options::default() });
             r.write(i * 8000, &pattern(20_000, i as u64 + 5));
             r.commit();

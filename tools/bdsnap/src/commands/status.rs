@@ -62,12 +62,11 @@ pub(crate) fn run(common: &Common, args: &Status) -> Result<Done, Error> {
 }
 
 /// What is to be said besides what the module says itself.
-#[derive(Default)]
 struct Around {
     /// Whether another module than the one that runs is installed, if that is known.
     outdated: Option<bool>,
-    /// The version in which sessions are written in the store; nothing if that cannot be read.
-    store_version: Option<u32>,
+    /// The version in which sessions are written in the store; why that cannot be read.
+    store_version: Result<u32, String>,
 }
 
 impl Around {
@@ -75,7 +74,7 @@ impl Around {
         let store = Store::open(Path::new(OsStr::from_bytes(status.store())));
         Self {
             outdated: System::default().is_outdated(),
-            store_version: store.ok().map(|store| store.version() as u32),
+            store_version: store.map(|store| store.version() as u32).map_err(|e| e.message),
         }
     }
 }
@@ -200,7 +199,7 @@ fn document(status: &ModuleStatus, around: &Around, problems: &[String]) -> Valu
             "self_test": self_test(h),
             "self_test_errno": h.self_test,
             "store": text::lossy(status.store()),
-            "store_version": around.store_version,
+            "store_version": around.store_version.as_ref().ok(),
             "format_version": status.format_version() as u32,
             "registrations": h.registrations,
             "sessions": h.sessions,
@@ -313,9 +312,9 @@ fn head(out: &mut String, status: &ModuleStatus, around: &Around) -> std::fmt::R
         "not available; the control device serves alone".into()
     };
     writeln!(out, "syscalls   {syscalls}")?;
-    let version = match around.store_version {
-        Some(version) => format!("version {version} of the format"),
-        None => "which is not there, or not readable".into(),
+    let version = match &around.store_version {
+        Ok(version) => format!("version {version} of the format"),
+        Err(why) => format!("NOT TO BE USED: {why}"),
     };
     writeln!(out, "store      {}, {version}", text::escape(status.store()))?;
     writeln!(
@@ -418,6 +417,8 @@ fn entry(out: &mut String, r: &Registration) -> std::fmt::Result {
 mod tests {
     use super::*;
 
+    const ALONE: Around = Around { outdated: None, store_version: Ok(2) };
+
     fn status(entry: Entry) -> ModuleStatus {
         let head = StatusHead {
             flags: MODULE_SECRET | MODULE_HOOKS,
@@ -432,14 +433,14 @@ mod tests {
     fn what_was_written_past_the_module() {
         let well = status(Entry { unseen_bytes: 0, ..Entry::default() });
         assert!(problems(&well, Some(false)).is_empty());
-        assert!(!people(&well, &Around::default(), true).contains("past bdsnap"));
+        assert!(!people(&well, &ALONE, true).contains("past bdsnap"));
         let of = |unseen_bytes| {
             let entry = Entry { flags: ENTRY_UNSEEN, unseen_bytes, ..Entry::default() };
             let status = status(entry);
             let problems = problems(&status, None);
             assert_eq!(problems.len(), 1);
-            let said = people(&status, &Around::default(), true);
-            let device = document(&status, &Around::default(), &problems)["devices"][0].clone();
+            let said = people(&status, &ALONE, true);
+            let device = document(&status, &ALONE, &problems)["devices"][0].clone();
             assert_eq!(device["unseen"], true);
             assert!(said.contains(problems[0].strip_prefix("/dev/vdb: ").unwrap()), "{said}");
             (problems[0].clone(), device["unseen_bytes"].clone())
@@ -455,9 +456,10 @@ mod tests {
         let status = status(Entry { flags: ENTRY_OTHERS, ..Entry::unsaid() });
         let problems = problems(&status, None);
         assert!(problems.is_empty(), "the restore has failed already: {problems:?}");
-        assert!(people(&status, &Around::default(), false)
-            .contains("others wrote while the last restore wrote"));
-        let document = document(&status, &Around::default(), &problems);
+        assert!(
+            people(&status, &ALONE, false).contains("others wrote while the last restore wrote")
+        );
+        let document = document(&status, &ALONE, &problems);
         assert_eq!(document["devices"][0]["others_wrote"], true);
         assert_eq!(document["devices"][0]["unseen_bytes"], Value::Null, "an older module");
     }
@@ -470,8 +472,7 @@ mod tests {
             assert_eq!(problems.len(), usize::from(complains));
             assert!(problems.iter().all(|p| p.contains("run 'bdsnap reload'")), "{problems:?}");
             assert_eq!(
-                document(&well, &Around { outdated, ..Around::default() }, &problems)["module"]
-                    ["outdated"],
+                document(&well, &Around { outdated, ..ALONE }, &problems)["module"]["outdated"],
                 json!(outdated)
             );
         }
