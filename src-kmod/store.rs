@@ -8,7 +8,7 @@ use crate::params::SABOTAGE_DROP_RECORD;
 use crate::pure::format::*;
 use crate::pure::meta;
 use crate::pure::name::{chain_key, session_dir, ShortString};
-use crate::pure::prefill::{Prefill, MAX_BATCH};
+use crate::pure::prefill::{Prefill, MAX_BATCH, MIN_ZEROS};
 use crate::pure::volume::By;
 use crate::session::{errno_of, Beginning, Session, Slice};
 use crate::stack;
@@ -356,8 +356,9 @@ impl Files {
         self.header = Some(header);
         if session.durability == Durability::Strict && IN_PLACE.contains(&store.info().magic) {
             self.places = Some(Places {
-                dat: Prefill::new(0),
-                map: Prefill::new(self.map_bytes()),
+                dat: Prefill::new(0, MIN_ZEROS),
+                // Of it, too, as much as many small batches need.
+                map: Prefill::new(self.map_bytes(), 2 * MIN_ZEROS),
                 one_flush: dat.one_flush_is_enough(),
             });
         }
@@ -857,11 +858,13 @@ fn read_marker(store: &Dir) -> Result<Marker> {
 }
 
 fn push_record(buf: &mut KVVec<u8>, record: &Record, session: &Id, index: u64) -> Result {
-    let mut bytes = [0; LAYOUT.record_len];
-    if !record.encode(VERSION, session, index, &mut bytes) {
+    let at = buf.len();
+    buf.extend_from_slice(&[0; LAYOUT.record_len], GFP_KERNEL)?;
+    let out = buf.get_mut(at..).ok_or(EINVAL)?;
+    if !record.encode(VERSION, session, index, out) {
         return Err(EINVAL);
     }
-    Ok(buf.extend_from_slice(&bytes, GFP_KERNEL)?)
+    Ok(())
 }
 
 /// The moment that a session holds.

@@ -12,7 +12,7 @@
 /// Larger batches (bytes) are appended, past the page cache: for them the journal is the smaller
 /// part of the cost, and the zeros would be the larger.
 pub const MAX_BATCH: u64 = 256 << 10;
-/// Fewest zeros at a time, in bytes...
+/// Fewest zeros of data at a time, in bytes...
 pub const MIN_ZEROS: u64 = 64 << 10;
 /// ... and most.
 pub const MAX_ZEROS: u64 = 4 << 20;
@@ -27,12 +27,14 @@ pub struct Prefill {
     filled: u64,
     /// So many zeros come next.
     next: u64,
+    /// The fewest.
+    least: u64,
 }
 
 impl Prefill {
-    /// A file that has `len` bytes, durable.
-    pub const fn new(len: u64) -> Self {
-        Self { filled: len, next: 0 }
+    /// A file that has `len` bytes, durable, and gets at least so many zeros at a time.
+    pub const fn new(len: u64, least: u64) -> Self {
+        Self { filled: len, next: 0, least }
     }
 
     /// Whether a write that ends at `end` (in bytes) only changes what is there.
@@ -53,7 +55,7 @@ impl Prefill {
             return 0;
         }
         let zeros = self.next;
-        self.next = (zeros * 2).clamp(MIN_ZEROS, MAX_ZEROS);
+        self.next = (zeros * 2).clamp(self.least, MAX_ZEROS);
         zeros
     }
 
@@ -76,7 +78,7 @@ mod tests {
 
     /// Batches of `bytes`, `n` of them: how many were not in place, and how much the file has at last.
     fn run(bytes: u64, n: u64) -> (u64, u64) {
-        let (mut file, mut appended) = (Prefill::new(0), 0);
+        let (mut file, mut appended) = (Prefill::new(0, MIN_ZEROS), 0);
         for end in (1..=n).map(|i| i * bytes) {
             if !file.holds(end) {
                 appended += 1;
@@ -104,7 +106,7 @@ mod tests {
     fn large_batches_are_appended_but_may_use_what_is_there() {
         let (appended, filled) = run(MAX_BATCH + 4096, 10);
         assert_eq!((appended, filled), (10, 10 * (MAX_BATCH + 4096)));
-        let mut mixed = Prefill::new(0);
+        let mut mixed = Prefill::new(0, MIN_ZEROS);
         let small = [(); 4].map(|()| mixed.zeros(4096, 4096));
         assert_eq!(small, [0, MIN_ZEROS, 2 * MIN_ZEROS, 4 * MIN_ZEROS]);
         let then = [MAX_BATCH + 1, 4096, 4096].map(|bytes| mixed.zeros(bytes, 4096));
@@ -112,7 +114,7 @@ mod tests {
         mixed.appended(8 << 20);
         assert!(mixed.holds(8 << 20));
         assert_eq!([(); 2].map(|()| mixed.zeros(4096, 9 << 20)), [0, MIN_ZEROS], "begins anew");
-        let mut file = Prefill::new(0);
+        let mut file = Prefill::new(0, MIN_ZEROS);
         file.grown(4 << 20);
         assert!(file.holds(4 << 20));
         file.grown(1 << 20);

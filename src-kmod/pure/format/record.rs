@@ -125,7 +125,6 @@ impl Record {
     /// Version 1 has no points: there nothing is written for one, and `false` comes back.
     pub fn encode(&self, version: Version, session: &Id, index: u64, out: &mut [u8]) -> bool {
         debug_assert_eq!(out.len(), version.layout().record_len);
-        out.fill(0);
         let mut w = Writer::new(out);
         match (version, self) {
             (Version::One, Self::Run(run)) => {
@@ -167,7 +166,8 @@ impl Record {
                 w.u8(point.by);
             }
         }
-        let at = out.len() - 4;
+        let (end, at) = (w.at, out.len() - 4);
+        out[end..at].fill(0);
         let crc = checksum(version, session, index, &out[..at]);
         out[at..].copy_from_slice(&crc.to_le_bytes());
         true
