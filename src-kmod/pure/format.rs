@@ -1201,19 +1201,24 @@ impl<'a> Writer<'a> {
     fn seek(&mut self, at: usize) {
         self.at = at;
     }
+    #[inline(always)]
     fn bytes(&mut self, bytes: &[u8]) {
         self.out[self.at..self.at + bytes.len()].copy_from_slice(bytes);
         self.at += bytes.len();
     }
+    #[inline(always)]
     fn u8(&mut self, v: u8) {
         self.bytes(&[v]);
     }
+    #[inline(always)]
     fn u16(&mut self, v: u16) {
         self.bytes(&v.to_le_bytes());
     }
+    #[inline(always)]
     fn u32(&mut self, v: u32) {
         self.bytes(&v.to_le_bytes());
     }
+    #[inline(always)]
     fn u64(&mut self, v: u64) {
         self.bytes(&v.to_le_bytes());
     }

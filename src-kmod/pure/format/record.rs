@@ -251,6 +251,7 @@ impl Record {
     }
 }
 
+#[inline(always)]
 fn head(w: &mut Writer<'_>, kind: u8, flags: u8, tag: u32) {
     w.u8(kind);
     w.u8(flags);
