@@ -77,7 +77,9 @@ impl Claims {
         let mut own = self.0.iter().filter(|c| c.holder == holder);
         // Registered without a session is no better than not registered.
         let recorded = |c: &Claim| c.volumes.first().is_some_and(|v| v.session().is_some());
-        let incomplete = own.clone().any(|c| !recorded(c));
+        // Of one that nobody could remember the others know.
+        let incomplete = own.clone().any(|c| !recorded(c))
+            || self.sessions_of(holder).any(|s| s.late() & LATE_MEMBER != 0);
         let id = own.find_map(|c| Some(c.volumes.first()?.session()?.group_id));
         (id, incomplete)
     }
@@ -105,6 +107,7 @@ pub(crate) unsafe fn opened(file: *mut bindings::file, mode: u32, holder: *mut c
     }
     if let Err(e) = claim(file, bdev, holder, &info) {
         pr_err!("a mount goes unprotected: errno {}\n", -e.to_errno());
+        tell_members(holder);
     }
 }
 
@@ -158,15 +161,20 @@ fn claim(
             claims.sessions_of(holder).for_each(|s| s.grouped.store(true, Ordering::Relaxed));
         }
     }
-    if registered {
-        return Ok(());
+    if !registered {
+        tell_members(holder);
     }
-    // What has saved something has a header that says otherwise. Nobody may wait for the claims as long as the
-    // store does not answer.
+    Ok(())
+}
+
+/// A filesystem has taken a device that is not registered, or that nobody watches. Comes back when the sessions of its
+/// other devices say so in the store: what has saved something has a header that says otherwise.
+fn tell_members(holder: *mut c_void) {
+    // Nobody may wait for the claims as long as the store does not answer.
     loop {
         let claims = core().claims.lock();
         let mut own = claims.sessions_of(holder);
-        let Some(session) = own.find(|s| s.late() & LATE_MEMBER == 0) else { return Ok(()) };
+        let Some(session) = own.find(|s| !s.knows_of_member()) else { return };
         drop(own);
         drop(claims);
         session.add_member();

@@ -729,7 +729,8 @@ fn follow_name(volume: &Arc<Volume>, found: Option<(Place, OpenDisk)>) -> Result
         // A mount came meanwhile; it has read the place or will find it so.
         return Ok(());
     }
-    if let Some(raw) = volume.raw() {
+    let elsewhere = before.zip(now).is_some_and(|(before, now)| before.id != now.id);
+    if let Some(raw) = volume.raw().filter(|_| elsewhere) {
         raw.note_late(LATE_NAME);
     }
     volume.stop_raw(raw.as_ref());

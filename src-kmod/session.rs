@@ -29,7 +29,9 @@ use crate::live::{self, Kind, Token};
 use crate::origin::Origin;
 use crate::params::Discard;
 use crate::pure::ahead::{Limits, Stream};
-use crate::pure::format::{self, Durability, Gap, Id, Sample, State, LATE_MEMBER, SAMPLES_MAX};
+use crate::pure::format::{
+    self, Durability, Gap, Id, Sample, State, LATE_MEMBER, SAMPLES_MAX, TAINT_DISCARD,
+};
 use crate::pure::fs::Fs;
 use crate::pure::meta::Sampler;
 use crate::pure::name::{ShortString, SESSION_MAX};
@@ -155,6 +157,9 @@ pub(crate) struct Beginning {
     pub(crate) logical_block_size: u32,
 }
 
+/// What becomes of a session while it runs, and has to be in the store before it goes on: `TAINT_…` and `LATE_…`
+pub(crate) type News = (u32, u32);
+
 /// The memory of a saved-set.
 struct Slots(KVVec<Slot>);
 
@@ -257,16 +262,11 @@ pub(crate) struct Session {
     /// Something was written unsaved, so that the image is not exact: `TAINT_…`, and since when (ns since 1970).
     taints: AtomicU32,
     tainted_ns: AtomicU64,
-    /// The store says that it is tainted.
-    taint_stored: AtomicBool,
-    /// That, or it is broken.
-    #[pin]
-    taint_told: Event,
     /// What else became of it since its start: `LATE_…`
     late: AtomicU32,
-    /// The store says that a member of the group joined late, or will say it from the session's first record on, or it is broken.
-    #[pin]
-    member_told: Event,
+    /// What of both the store says, or will say with the session's first record.
+    told_taints: AtomicU32,
+    told_late: AtomicU32,
     /// A command has changed the disk that nobody could look into.
     pub(crate) unseen: AtomicBool,
     /// What the disk's statistics told of beyond what passed the hook, in sectors, at its start.
@@ -426,10 +426,9 @@ impl Session {
                 broken_ns: AtomicU64::new(0),
                 taints: AtomicU32::new(0),
                 tainted_ns: AtomicU64::new(0),
-                taint_stored: AtomicBool::new(false),
-                taint_told <- Event::new(),
+                told_taints: AtomicU32::new(0),
+                told_late: AtomicU32::new(0),
                 late: AtomicU32::new(if opening.group_incomplete { LATE_MEMBER } else { 0 }),
-                member_told <- Event::new(),
                 unseen: AtomicBool::new(false),
                 witness <- new_mutex!(None, "bdsnap::Session::witness"),
                 queue <- new_spinlock!(queue, "bdsnap::Session::queue"),
@@ -534,10 +533,7 @@ impl Session {
     /// the session is broken. Not for the writer, and with none of its locks.
     pub(crate) fn taint(self: &Arc<Self>, why: u32) {
         self.was_tainted(why);
-        self.kick_writer();
-        if !self.taint_told.wait(core().params.hold_timeout_ms) {
-            self.break_with(ETIMEDOUT, self.geo.on_disk().start);
-        }
+        self.wait_until_told(|s| s.told_taints.load(Ordering::Acquire) & why == why);
     }
 
     /// For its end: something was written unsaved, and nobody could have said so before.
@@ -566,9 +562,29 @@ impl Session {
     /// session is broken. Not for the writer, and with none of its locks.
     pub(crate) fn add_member(self: &Arc<Self>) {
         self.note_late(LATE_MEMBER);
+        self.wait_until_told(Self::knows_of_member);
+    }
+
+    /// Whether the store says that, or can no longer.
+    pub(crate) fn knows_of_member(&self) -> bool {
+        self.told_late.load(Ordering::Acquire) & LATE_MEMBER != 0 || !self.can_tell()
+    }
+
+    /// Whether the store can still be told anything.
+    fn can_tell(&self) -> bool {
+        !self.is_broken() && !self.finished.load(Ordering::Acquire)
+    }
+
+    /// This happens once or twice in a session's life: nobody is woken, one looks.
+    fn wait_until_told(self: &Arc<Self>, told: impl Fn(&Self) -> bool) {
         self.kick_writer();
-        if !self.member_told.wait(core().params.hold_timeout_ms) {
-            self.break_with(ETIMEDOUT, self.geo.on_disk().start);
+        let limit = core().params.hold_timeout_ms.saturating_mul(1_000_000);
+        let until = sys::now_boot_ns().saturating_add(limit);
+        while self.can_tell() && !told(self) {
+            if sys::now_boot_ns() > until {
+                self.break_with(ETIMEDOUT, self.geo.on_disk().start);
+            }
+            sys::sleep(1);
         }
     }
 
@@ -577,15 +593,21 @@ impl Session {
         self.late.load(Ordering::Acquire)
     }
 
+    /// What has become of it while it runs.
+    pub(crate) fn news(&self) -> News {
+        (self.taints(), self.late())
+    }
+
     /// The store says so much of it.
-    pub(crate) fn was_told(&self, taints: u32, late: u32) {
-        if taints != 0 {
-            self.taint_stored.store(true, Ordering::Release);
-            self.taint_told.happen();
-        }
-        if late & LATE_MEMBER != 0 {
-            self.member_told.happen();
-        }
+    pub(crate) fn was_told(&self, (taints, late): News) {
+        self.told_taints.fetch_or(taints, Ordering::AcqRel);
+        self.told_late.fetch_or(late, Ordering::AcqRel);
+    }
+
+    /// What is to be told still, of both.
+    pub(crate) fn untold(&self) -> News {
+        let taints = self.taints() & !self.told_taints.load(Ordering::Relaxed);
+        (taints, self.late() & !self.told_late.load(Ordering::Relaxed))
     }
 
     /// Whether a bio may go on although it changes what is not saved: a discard, where those
@@ -593,7 +615,7 @@ impl Session {
     pub(crate) fn lets_pass(&self, bio: &BioView<'_>) -> bool {
         self.discard == Discard::Pass
             && bio.op() == sys::OP_DISCARD
-            && self.taint_stored.load(Ordering::Acquire)
+            && self.told_taints.load(Ordering::Acquire) & TAINT_DISCARD != 0
     }
 
     /// Whether a discard is completed without reaching the device, which then
@@ -733,8 +755,6 @@ impl Session {
         self.kick_releaser();
         self.kick_writer();
         self.throttled.notify_all();
-        self.taint_told.happen();
-        self.member_told.happen();
         core().budget.wake();
         let _ = core().queues.look.queue().enqueue::<Arc<Self>, 4>(self.clone());
     }

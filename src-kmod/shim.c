@@ -456,6 +456,11 @@ void bdsnap_boot_id(u8 out[16])
 }
 
 /* The store's convention inverts before and after, the kernel's does not. */
+u32 bdsnap_crc(u32 crc, const void *bytes, size_t len)
+{
+	return ~crc32c(~crc, bytes, len);
+}
+
 u32 bdsnap_crc_pages(struct page **pages, size_t bytes)
 {
 	u32 crc = ~0u;

@@ -63,6 +63,7 @@ u64 bdsnap_now_awake_ns(void);
 void bdsnap_sleep(unsigned int ms);
 int bdsnap_sleep_killable(unsigned int ms);
 void bdsnap_boot_id(u8 out[16]);
+u32 bdsnap_crc(u32 crc, const void *bytes, size_t len);
 u32 bdsnap_crc_pages(struct page **pages, size_t bytes);
 /* Whether the first @bytes bytes of @pages are all zeros. */
 bool bdsnap_zero_pages(struct page **pages, size_t bytes);

@@ -10,7 +10,7 @@ use crate::pure::meta;
 use crate::pure::name::{chain_key, session_dir, ShortString};
 use crate::pure::prefill::{Prefill, MAX_BATCH, MIN_ZEROS};
 use crate::pure::volume::By;
-use crate::session::{errno_of, Beginning, Session, Slice};
+use crate::session::{errno_of, Beginning, News, Session, Slice};
 use crate::stack;
 use crate::syncer::Asked;
 use crate::sys::{self, Dir, File, Gather};
@@ -190,8 +190,6 @@ pub(crate) struct Files {
     warned_low: bool,
     /// The store says that the session is broken.
     pub(crate) broken_marked: bool,
-    /// What became of it, as far as the store says that: `TAINT_…` and `LATE_…`
-    told: (u32, u32),
     /// The batch that is being written, or whose data is written.
     pub(crate) batch: Batch,
     /// The one before it, if that is being made durable beside the writer, and its first sector (of the disk).
@@ -207,6 +205,8 @@ pub(crate) struct Files {
     /// file system has no such ones.
     direct: Option<File>,
     store_id: Id,
+    /// The checksum of the session's identity, with which those of its records begin.
+    seed: u32,
     header: Option<KBox<Header>>,
 }
 
@@ -241,7 +241,6 @@ impl Files {
             generation: 0,
             warned_low: false,
             broken_marked: false,
-            told: (0, 0),
             batch: Batch::new()?,
             syncing: None,
             runs: KVVec::with_capacity(BATCH, GFP_KERNEL)?,
@@ -250,6 +249,7 @@ impl Files {
             slot: KVec::from_elem(0u8, LAYOUT.slot_len, GFP_KERNEL)?,
             direct: None,
             store_id: NO_ID,
+            seed: 0,
             header: None,
         })
     }
@@ -324,11 +324,12 @@ impl Files {
         };
         session.chain_seq.store(seq, Ordering::Relaxed);
         // Before the header is made: that says so much of it.
-        let news = (session.taints(), session.late());
+        let news = session.news();
         let header = make_header(session, &beginning, &self.store_id, seq, news.1)?;
         self.map_records = 1;
+        self.seed = sys::crc(0, &session.id);
         let state = if news.0 == 0 { State::Recording } else { State::Tainted };
-        let status = self.status(session, state, &Why::NONE);
+        let status = self.status(session, state, &Why::NONE, news);
         let mut attempt = 0;
         let name = loop {
             let name = session_dir(&session.name, session.start_ns, attempt);
@@ -377,8 +378,7 @@ impl Files {
             store.fsync()?;
         }
         session.on_disk.store(true, Ordering::Release);
-        self.told = news;
-        session.was_told(news.0, news.1);
+        session.was_told(news);
         Ok(())
     }
 
@@ -484,11 +484,11 @@ impl Files {
         let mut index = self.map_records;
         self.buf.clear();
         if commits {
-            push_record(&mut self.buf, &Record::Commit(self.dat_bytes), &session.id, index)?;
+            push_record(&mut self.buf, &Record::Commit(self.dat_bytes), self.seed, index)?;
             index += 1;
         }
         for &run in self.runs.iter() {
-            push_record(&mut self.buf, &Record::Run(run), &session.id, index)?;
+            push_record(&mut self.buf, &Record::Run(run), self.seed, index)?;
             index += 1;
         }
         self.batch.sum.map_records = index - self.map_records;
@@ -599,9 +599,9 @@ impl Files {
         Ok(room)
     }
 
-    fn status(&self, session: &Session, state: State, why: &Why) -> Status {
+    fn status(&self, session: &Session, state: State, why: &Why, news: News) -> Status {
         let held = session.queue.lock().held();
-        let taints = session.taints();
+        let (taints, late) = news;
         let lossy = state == State::Broken || taints != 0;
         let mut status = Status {
             generation: self.generation + 1,
@@ -616,15 +616,16 @@ impl Files {
             held_bios: held,
             more: More {
                 lossy_below: u32::from(lossy),
-                late_flags: session.late(),
-                tainted_ns: session.tainted_ns(),
+                late_flags: late,
+                tainted_ns: if taints == 0 { 0 } else { session.tainted_ns() },
                 taint_why: taints,
                 ..More::NONE
             },
             ..Status::recording(session.id)
         };
         let ending = session.ending.lock();
-        if state == State::Broken || (ending.is_some() && state != State::Recording) {
+        let finished = session.finished.load(Ordering::Acquire);
+        if state == State::Broken || (finished && state != State::Recording) {
             // Zero: it has not ended.
             (status.end_ns, status.more.end_boot_ns) = (sys::now_real_ns(), sys::now_boot_ns());
         }
@@ -638,12 +639,14 @@ impl Files {
 
     /// Writes a new status into the slot that does not count now.
     fn write_status(&mut self, session: &Session, state: State, why: &Why) -> Result<Status> {
-        let status = self.status(session, state, why);
+        let news = session.news();
+        let status = self.status(session, state, why, news);
         let map = self.map.as_ref().ok_or(EBADF)?;
         status.encode(VERSION, &mut self.slot);
         map.write(&self.slot, LAYOUT.slots[status.slot()])?;
         map.fsync(true)?;
         self.generation = status.generation;
+        session.was_told(news);
         Ok(status)
     }
 
@@ -668,24 +671,29 @@ impl Files {
     /// saved, that a device of the same filesystem is not registered. Readers take the
     /// state, and what is there of records.
     pub(crate) fn tell_news(&mut self, session: &Session) -> Result {
-        let news = (session.taints(), session.late());
-        let told = self.told;
         // At its end all of it is told.
-        if (news.0 & !told.0) | (news.1 & !told.1) == 0 || session.finished.load(Ordering::Acquire)
-        {
+        if session.untold() == (0, 0) || session.finished.load(Ordering::Acquire) {
             return Ok(());
         }
-        if self.dir.is_none() && news.0 != 0 {
+        let news = session.news();
+        if self.dir.is_none() && news.0 != 0 && !session.is_broken() {
             return self.make_dir(session);
         }
-        if self.dir.is_some() {
-            let state = if news.0 == 0 { State::Recording } else { State::Tainted };
+        if self.dir.is_none() {
+            // There is nothing yet that says otherwise, or nothing can be said.
+            session.was_told(news);
+        } else {
+            let state = match news {
+                _ if session.is_broken() => State::Broken,
+                (0, _) => State::Recording,
+                _ => State::Tainted,
+            };
             let status = self.write_status(session, state, &Why::of(session))?;
-            self.write_meta(session, &status)?;
+            // The slot counts; that is for people.
+            if let Err(e) = self.write_meta(session, &status) {
+                pr_warn!("cannot write a session's description: errno {}\n", -e.to_errno());
+            }
         }
-        // Without a directory there is nothing yet that says otherwise.
-        self.told = news;
-        session.was_told(news.0, news.1);
         Ok(())
     }
 
@@ -857,11 +865,11 @@ fn read_marker(store: &Dir) -> Result<Marker> {
     })
 }
 
-fn push_record(buf: &mut KVVec<u8>, record: &Record, session: &Id, index: u64) -> Result {
+fn push_record(buf: &mut KVVec<u8>, record: &Record, seed: u32, index: u64) -> Result {
     let at = buf.len();
     buf.extend_from_slice(&[0; LAYOUT.record_len], GFP_KERNEL)?;
     let out = buf.get_mut(at..).ok_or(EINVAL)?;
-    if !record.encode(VERSION, session, index, out) {
+    if !record.encode_with(VERSION, seed, index, out, sys::crc) {
         return Err(EINVAL);
     }
     Ok(())

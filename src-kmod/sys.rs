@@ -120,6 +120,7 @@ mod c {
         pub(super) fn bdsnap_open_to_read(name: *const c_char) -> *mut bindings::file;
         pub(super) fn bdsnap_sleep_killable(ms: c_uint) -> c_int;
         pub(super) fn bdsnap_boot_id(out: *mut u8);
+        pub(super) fn bdsnap_crc(crc: u32, bytes: *const c_void, len: usize) -> u32;
         pub(super) fn bdsnap_crc_pages(pages: *const *mut bindings::page, bytes: usize) -> u32;
         pub(super) fn bdsnap_zero_pages(pages: *const *mut bindings::page, bytes: usize) -> bool;
         pub(super) fn bdsnap_pbkdf2_block(
@@ -586,6 +587,12 @@ impl Gather {
             c::bdsnap_write_pages(file.file.as_ptr(), self.pages.as_ptr(), self.bytes, at)
         })
     }
+}
+
+/// Goes on with a CRC-32C, as [`crate::pure::crc::update`], with what the processor has for it.
+pub(crate) fn crc(crc: u32, bytes: &[u8]) -> u32 {
+    // SAFETY: Only reads the slice.
+    unsafe { c::bdsnap_crc(crc, bytes.as_ptr().cast(), bytes.len()) }
 }
 
 /// CRC-32C of the first `bytes` bytes of `pages`.

@@ -4,7 +4,7 @@
 
 use crate::core_state::core;
 use crate::live::{Kind, Token};
-use crate::pure::format::{Durability, LATE_MEMBER};
+use crate::pure::format::Durability;
 use crate::pure::plan::Chunks;
 use crate::pure::prefill;
 use crate::pure::queue::Next;
@@ -45,8 +45,15 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
             files.forget_batches();
             retire_broken(this);
             // Before a filesystem may write there is nothing to mark.
-            if !files.broken_marked && this.beginning.lock().is_some() {
-                files.mark_broken(this, &Why::of(this));
+            if this.beginning.lock().is_some() {
+                if !files.broken_marked {
+                    files.mark_broken(this, &Why::of(this));
+                } else if let Err(e) = files.tell_news(this) {
+                    pr_err!(
+                        "cannot write into the store what became of a broken session: {}\n",
+                        e.to_errno()
+                    );
+                }
             }
             return;
         }
@@ -210,8 +217,6 @@ fn finish_if_due(this: &Arc<Session>, files: &mut Files) {
         files.mark_broken(this, &Why::of(this));
     }
     files.close();
-    // A member that joins now is none of its business.
-    this.was_told(0, LATE_MEMBER);
     // Who told the end of the last read may still be about to leave.
     while this.reads.load(Ordering::Acquire) != 0 {
         crate::sys::sleep(1);

@@ -13,8 +13,8 @@
 //!
 //! [`Version::layout`] says where and how long. State and totals are kept in place, in slots that exist from
 //! the start, and not in a footer: marking a session broken must not need new space in
-//! a store that has just become full. Each has a block of its own: a device may tear what it was
-//! about to write, but no more than a block (of 512 or 4096 bytes).
+//! a store that has just become full. Each is in one block, whether
+//! the device writes 512 or 4096 bytes as a whole, and in version 2 in one of its own: a cut tears neither one nor both.
 //!
 //! What the header says of features, and what the newest slot adds to that, is in force: see [`Features`].
 //!
@@ -84,8 +84,10 @@ pub struct Layout {
     pub record_len: usize,
 }
 
-/// Bytes of the longest status slot.
-pub const SLOT_MAX: usize = 4096;
+/// Bytes of a status slot.
+pub const SLOT_LEN: usize = 512;
+/// Where at the latest the last of them ends.
+pub const SLOTS_END: usize = 12288 + SLOT_LEN;
 /// Bytes of the longest record.
 pub const RECORD_MAX: usize = 64;
 
@@ -110,10 +112,10 @@ impl Version {
     pub const fn layout(self) -> Layout {
         match self {
             Self::One => {
-                Layout { slots: [8192, 8704], slot_len: 512, records: 12288, record_len: 32 }
+                Layout { slots: [8192, 8704], slot_len: SLOT_LEN, records: 12288, record_len: 32 }
             }
             Self::Two => {
-                Layout { slots: [8192, 12288], slot_len: 4096, records: 16384, record_len: 64 }
+                Layout { slots: [8192, 12288], slot_len: SLOT_LEN, records: 16384, record_len: 64 }
             }
         }
     }

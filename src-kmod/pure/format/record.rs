@@ -124,6 +124,19 @@ impl Record {
     ///
     /// Version 1 has no points: there nothing is written for one, and `false` comes back.
     pub fn encode(&self, version: Version, session: &Id, index: u64, out: &mut [u8]) -> bool {
+        let seed = crc::crc32c(session);
+        self.encode_with(version, seed, index, out, crc::update)
+    }
+
+    /// The same by who has the checksum of `session`, `seed`, and another way to go on with one than [`crc::update`].
+    pub fn encode_with(
+        &self,
+        version: Version,
+        seed: u32,
+        index: u64,
+        out: &mut [u8],
+        update: impl Fn(u32, &[u8]) -> u32,
+    ) -> bool {
         debug_assert_eq!(out.len(), version.layout().record_len);
         let mut w = Writer::new(out);
         match (version, self) {
@@ -153,6 +166,7 @@ impl Record {
             (Version::Two, Self::Commit(dat_bytes)) => {
                 head(&mut w, COMMIT, 0, 0);
                 w.u64(*dat_bytes);
+                w.u64(index);
             }
             (Version::Two, Self::Point(point)) => {
                 head(&mut w, POINT, 0, point.tag);
@@ -168,7 +182,7 @@ impl Record {
         }
         let (end, at) = (w.at, out.len() - 4);
         out[end..at].fill(0);
-        let crc = checksum(version, session, index, &out[..at]);
+        let crc = checksum(version, seed, index, &out[..at], update);
         out[at..].copy_from_slice(&crc.to_le_bytes());
         true
     }
@@ -186,14 +200,15 @@ impl Record {
     ) -> Result<Self, FormatError> {
         let len = version.layout().record_len;
         let bytes = bytes.get(..len).ok_or(FormatError::Short)?;
-        let crc = checksum(version, session, index, &bytes[..len - 4]);
+        let seed = crc::crc32c(session);
+        let crc = checksum(version, seed, index, &bytes[..len - 4], crc::update);
         if crc.to_le_bytes() != bytes[len - 4..] {
             return Err(FormatError::Checksum);
         }
         let mut r = Reader::new(bytes);
         match version {
             Version::One => Self::decode_old(&mut r, index),
-            Version::Two => Self::decode_new(&mut r),
+            Version::Two => Self::decode_new(&mut r, index),
         }
     }
 
@@ -212,7 +227,7 @@ impl Record {
         Ok(Self::Run(Run { tag: 0, sector, bytes, stored, offset, data_crc }))
     }
 
-    fn decode_new(r: &mut Reader<'_>) -> Result<Self, FormatError> {
+    fn decode_new(r: &mut Reader<'_>, index: u64) -> Result<Self, FormatError> {
         let (kind, flags, codec, zero) = (r.u8(), r.u8(), r.u8(), r.u8());
         let tag = r.u32();
         match kind {
@@ -232,7 +247,13 @@ impl Record {
                 }
                 Ok(Self::Run(Run { tag, sector, bytes, stored, offset, data_crc }))
             }
-            COMMIT if flags == 0 => Ok(Self::Commit(r.u64())),
+            COMMIT if flags == 0 => {
+                let (dat_bytes, place) = (r.u64(), r.u64());
+                if place != index {
+                    return Err(FormatError::Field("commit"));
+                }
+                Ok(Self::Commit(dat_bytes))
+            }
             POINT if flags == 0 => Ok(Self::Point(Point {
                 tag,
                 moment_id: r.array(),
@@ -259,11 +280,19 @@ fn head(w: &mut Writer<'_>, kind: u8, flags: u8, tag: u32) {
     w.u32(tag);
 }
 
-fn checksum(version: Version, session: &Id, index: u64, body: &[u8]) -> u32 {
-    let crc = crc::crc32c(session);
+/// A commit has its place in its body: behind a hole in the map it is still one, and shows that there is a hole.
+fn checksum(
+    version: Version,
+    seed: u32,
+    index: u64,
+    body: &[u8],
+    update: impl Fn(u32, &[u8]) -> u32,
+) -> u32 {
     match version {
-        Version::One => crc::update(crc, body),
-        Version::Two => crc::update(crc::update(crc, &index.to_le_bytes()), body),
+        Version::Two if body.first() != Some(&COMMIT) => {
+            update(update(seed, &index.to_le_bytes()), body)
+        }
+        _ => update(seed, body),
     }
 }
 

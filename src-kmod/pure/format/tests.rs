@@ -133,7 +133,7 @@ fn status_there_and_back() {
         taint_why: TAINT_DISCARD,
     };
     let status = Status { more, state: State::Tainted, ..Status::recording([9; 16]) };
-    let mut bytes = [0; 4096];
+    let mut bytes = [0; SLOT_LEN];
     status.encode(Version::Two, &mut bytes);
     assert_eq!(Status::decode(Version::Two, &bytes), Ok(status));
     status.encode(Version::One, &mut bytes[..512]);
@@ -235,7 +235,7 @@ fn what_is_not_known_is_named() {
 #[test]
 fn structures_stand_in_blocks_of_their_own() {
     let l = Version::Two.layout();
-    assert!(l.slots[0] >= HEADER_LEN as u64 && l.slots[0] % 4096 == 0 && l.slot_len == SLOT_MAX);
+    assert!(l.slots[0] >= HEADER_LEN as u64 && l.slots[0] % 4096 == 0 && l.slot_len == SLOT_LEN);
     assert_eq!((l.slots[1], l.records), (l.slots[0] + 4096, l.slots[1] + 4096));
     assert_eq!(l.map_bytes(3), Some(l.records + 192));
     assert_eq!(l.map_bytes(u64::MAX), None);

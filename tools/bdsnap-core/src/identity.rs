@@ -89,6 +89,8 @@ impl Identity {
         let sys = Path::new("/sys/dev/block").join(&number).canonicalize().ok()?;
         let is_partition = sys.join("partition").exists();
         let disk = if is_partition { sys.parent()?.to_owned() } else { sys.clone() };
+        let diskseq = || word(&disk.join("diskseq")).and_then(|s| s.parse().ok()).unwrap_or(0);
+        let before = diskseq();
         let mut head = vec![0; HEAD];
         let n = fsutil::read_up_to(&file, &mut head, 0).unwrap_or(0);
         Some(Self {
@@ -97,7 +99,8 @@ impl Identity {
             disk: disk_names(&disk),
             partuuid: if is_partition { partuuid(&sys, &number) } else { None },
             fs_uuid: fs_uuid(&head[..n]),
-            diskseq: word(&disk.join("diskseq")).and_then(|s| s.parse().ok()).unwrap_or(0),
+            // All the rest is of that one.
+            diskseq: if diskseq() == before { before } else { 0 },
         })
     }
 

@@ -13,8 +13,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use bdsnap_abi::format::{
-    Durability, Header, Record, Run, State, Status, Version, DAT_NAME, MAP_NAME, META_NAME, NO_ID,
-    RUN_MAX,
+    Durability, Header, More, Record, Run, State, Status, Version, DAT_NAME, GROUP_INCOMPLETE,
+    MAP_NAME, META_NAME, NO_ID, RAW_IN_FLIGHT, RUN_MAX,
 };
 
 use crate::chain::{self, Break};
@@ -115,7 +115,7 @@ fn header_of(sessions: &[&Session], version: Version) -> Option<Header> {
     header.merged_id = *last.header.last_id();
     header.merged_seq = last.header.merged_seq.max(last.header.chain_seq);
     for s in sessions {
-        header.dev_flags |= s.header.dev_flags & bdsnap_abi::format::RAW_IN_FLIGHT;
+        header.dev_flags |= s.header.dev_flags & (RAW_IN_FLIGHT | GROUP_INCOMPLETE);
     }
     let worst = sessions.iter().max_by_key(|s| worth(s))?;
     if worst.status.state == State::Recording {
@@ -135,7 +135,7 @@ fn status_of(sessions: &[&Session]) -> Option<Status> {
         session_id: first.header.session_id,
         generation: first.status.generation + 1,
         state: worst.state,
-        more: worst.more,
+        more: more_of(sessions, worst.state),
         errno: worst.errno,
         broken_sector: worst.broken_sector,
         broken_ns: worst.broken_ns,
@@ -149,6 +149,24 @@ fn status_of(sessions: &[&Session]) -> Option<Status> {
         head_sha256: last.status.head_sha256,
         ..Status::recording(first.header.session_id)
     })
+}
+
+/// What has become of any of them has become of the whole.
+fn more_of(sessions: &[&Session], worst: State) -> More {
+    let all = || sessions.iter().map(|s| &s.status.more);
+    let last = all().next_back().unwrap_or(&More::NONE);
+    let lossy = matches!(worst, State::Broken | State::Tainted);
+    More {
+        lossy_below: all().map(|m| m.lossy_below).max().unwrap_or(0).max(u32::from(lossy)),
+        late_flags: all().fold(0, |flags, m| flags | m.late_flags),
+        lost_bytes: all().fold(0, |bytes, m| bytes.saturating_add(m.lost_bytes)),
+        tainted_ns: all().map(|m| m.tainted_ns).filter(|&ns| ns != 0).min().unwrap_or(0),
+        taint_why: all().fold(0, |why, m| why | m.taint_why),
+        end_boot_ns: last.end_boot_ns,
+        disk_sectors: last.disk_sectors,
+        fs_writes: last.fs_writes,
+        ..More::NONE
+    }
 }
 
 /// A session's runs, by where they are in its data.
@@ -230,7 +248,8 @@ pub fn write(
     stop: &Stop<'_>,
 ) -> Result<()> {
     let nothing = || Error::other("nothing to merge");
-    let header = header_of(sessions, version).ok_or_else(nothing)?;
+    let mut header = header_of(sessions, version).ok_or_else(nothing)?;
+    header.data_id = fsutil::random_id()?;
     let mut status = status_of(sessions).ok_or_else(nothing)?;
     let first = sessions.first().ok_or_else(nothing)?;
     let (mut origins, mut dats) = (Vec::new(), Dats::new());
@@ -251,7 +270,7 @@ pub fn write(
         let path = dir.join(name);
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).on("make", &path)
     };
-    // Until all is there it does not even have a status: that is of the session itself.
+    // Until all is there it says so: it is recording.
     let mut map =
         MapWriter::begin(create(MAP_NAME)?, &header, &Status::recording(header.session_id))
             .on("write", dir)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bdsnap_abi::format::{
     Features, FormatError, Header, Kind as SessionKind, Layout, Point, Record, Run, State, Status,
     Version, DAT_NAME, GROUP_INCOMPLETE, HEADER_LEN, INCOMPAT_POINTS, INCOMPAT_SORTED, LATE_MEMBER,
-    MAP_NAME, RECORD_MAX, RUN_MAX, SLOT_MAX,
+    MAP_NAME, RECORD_MAX, RUN_MAX, SLOTS_END,
 };
 
 use crate::error::{Context, Error, Kind, Result};
@@ -19,7 +19,7 @@ use crate::original::Original;
 use crate::progress::{Progress, Stop};
 
 /// Where the records of a map begin at the latest.
-const HEAD_MAX: usize = HEADER_LEN + 2 * SLOT_MAX;
+const HEAD_MAX: usize = SLOTS_END;
 /// How much of `blocks.dat` is read at once while it is checked in order.
 const WINDOW: usize = 4 << 20;
 
@@ -127,6 +127,14 @@ impl Session {
         let mut bytes = [0; HEAD_MAX];
         let n = fsutil::read_up_to(&map, &mut bytes, 0).map_err(|e| cause(MAP_NAME, &e))?;
         let header = Header::decode(&bytes[..n]).map_err(|e| format!("{MAP_NAME}: header: {e}"))?;
+        let unreadable = |features: Features| {
+            let what = features.refuses_reading()?;
+            Some(format!("it has {what}: a newer bdsnap is needed"))
+        };
+        // The slots may be others with it.
+        if let Some(why) = unreadable(header.features) {
+            return Err(why);
+        }
         let version = header.version;
         let Layout { slots, slot_len, .. } = version.layout();
         if n < slots[1] as usize + slot_len {
@@ -141,8 +149,8 @@ impl Session {
             !fsutil::is_zero(s)
                 && !matches!(Status::decode(version, s), Ok(s) if s.session_id == header.session_id)
         });
-        if let Some(what) = header.features.and(status.more.late).refuses_reading() {
-            return Err(format!("it has {what}: a newer bdsnap is needed"));
+        if let Some(why) = unreadable(status.more.late) {
+            return Err(why);
         }
         let meta = map.metadata().map_err(|e| cause(MAP_NAME, &e))?;
         let dat = match fsutil::open_regular(&path.join(DAT_NAME)).and_then(|f| f.metadata()) {
@@ -217,15 +225,15 @@ impl Session {
             return Restorable::Lossy("its newest state is damaged and may have said 'broken'");
         }
         match self.view(live) {
+            View::Closed | View::Undo | View::Interrupted if self.status.more.lossy_below > 0 => {
+                Restorable::Lossy("pre-images of its start were lost")
+            }
             View::Unchecked if self.overlaps => Restorable::Lossy(
                 "of blocks smaller than 4 KiB the original module saved too much; its runs overlap",
             ),
             View::Unchecked => Restorable::Yes(Some(
                 "of the original module: without checksums, and nothing says that it is whole",
             )),
-            View::Closed | View::Undo if self.status.more.lossy_below > 0 => {
-                Restorable::Lossy("pre-images of its start were lost")
-            }
             View::Closed | View::Undo => Restorable::Yes(None),
             View::Interrupted => match self.header.durability {
                 bdsnap_abi::format::Durability::Strict => {
@@ -413,7 +421,8 @@ impl Session {
         let Layout { slots, slot_len, records, .. } = self.header.version.layout();
         let mut start = vec![0; records as usize];
         if fsutil::read_up_to(&file, &mut start, 0).map_err(io)? == start.len()
-            && !fsutil::is_zero(&start[slots[1] as usize + slot_len..])
+            && !(fsutil::is_zero(&start[slots[0] as usize + slot_len..slots[1] as usize])
+                && fsutil::is_zero(&start[slots[1] as usize + slot_len..]))
         {
             return Err(self.damage(format_args!("{MAP_NAME}: not zero before the records")));
         }
@@ -467,6 +476,7 @@ impl Session {
     fn read_cut(&self, mut reader: impl Read, live: bool) -> Result<Index> {
         let mut records = Records::of(self);
         let mut torn_at = None;
+        let mut any_behind = false;
         let mut bytes = [0; RECORD_MAX];
         let bytes = &mut bytes[..self.header.version.layout().record_len];
         for i in 0u64.. {
@@ -490,11 +500,11 @@ impl Session {
                     return Err(self
                         .damage(format_args!("record {at} is invalid, and a commit follows it")));
                 }
-                Some(_) => {}
+                Some(_) => any_behind = true,
                 None => records.take(bytes, u64::MAX)?,
             }
         }
-        let Records { mut runs, committed, durable, .. } = records;
+        let Records { mut runs, committed, durable, index: good, .. } = records;
         // Asked for now: while it is being recorded both files grow.
         let dat_bytes =
             self.open_dat()?.metadata().map_err(|e| self.damage(cause(DAT_NAME, &e)))?.len();
@@ -502,6 +512,9 @@ impl Session {
             return Err(self.damage(format_args!(
                 "{DAT_NAME}: {dat_bytes} bytes, but {durable} were durable"
             )));
+        }
+        if self.header.version >= Version::Two && good == 0 && (any_behind || dat_bytes > 0) {
+            return Err(self.damage(format_args!("{MAP_NAME}: its start is missing")));
         }
         if live {
             runs.truncate(committed);

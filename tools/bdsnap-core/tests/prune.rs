@@ -8,7 +8,10 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use bdsnap_abi::format::{Durability, Gap, Kind as SessionKind, State, Version};
+use bdsnap_abi::format::{
+    Durability, Gap, Kind as SessionKind, State, Status, Version, LATE_MEMBER, RO_COMPAT_DIGEST,
+    TAINT_UNSEEN,
+};
 use bdsnap_core::chain::Selector;
 use bdsnap_core::device::{Purpose, Target};
 use bdsnap_core::policy::Policies;
@@ -312,6 +315,56 @@ fn merges_of_what_was_tainted_and_then_cut() {
         std::fs::write(&map, &bytes[..bytes.len() - 64]).unwrap();
         let Some(Item::Session(s)) = lab.store.item(dirs[0].as_bytes()) else { panic!() };
         assert!(s.check(false, &Silent, &Stop::never()).is_err(), "not cut unseen");
+    }
+}
+
+/// Sets something in the newest status slot of a session.
+fn set_status(lab: &Lab, dir: &str, set: impl FnOnce(&mut Status)) {
+    let Some(Item::Session(s)) = lab.store.item(dir.as_bytes()) else { panic!() };
+    let path = s.path.join("blocks.map");
+    let mut map = std::fs::read(&path).unwrap();
+    let (version, mut status) = (s.header.version, s.status);
+    set(&mut status);
+    let layout = version.layout();
+    let at = layout.slots[status.slot()] as usize;
+    status.encode(version, &mut map[at..at + layout.slot_len]);
+    std::fs::write(&path, map).unwrap();
+}
+
+#[test]
+fn a_merge_keeps_what_became_of_each() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), BYTES);
+    let dirs = four(&mut lab);
+    set_status(&lab, &dirs[1], |s| s.more.late_flags = LATE_MEMBER);
+    set_status(&lab, &dirs[2], |s| {
+        (s.more.taint_why, s.more.tainted_ns) = (TAINT_UNSEEN, 5);
+        s.state = State::Tainted;
+    });
+    hold(&lab, &dirs[0]);
+    let Some(Item::Session(before)) = lab.store.item(dirs[0].as_bytes()) else { panic!() };
+    apply(&lab, &policies(&[("keep_last", "1"), ("trash", "0")]));
+    let Some(Item::Session(s)) = lab.store.item(dirs[0].as_bytes()) else { panic!() };
+    assert!(s.is_group_incomplete());
+    let more = s.status.more;
+    assert_eq!((more.late_flags, more.taint_why, more.tainted_ns), (LATE_MEMBER, TAINT_UNSEEN, 5));
+    assert_eq!(more.lossy_below, 1);
+    assert_ne!(s.header.data_id, before.header.data_id, "blocks.dat is another");
+}
+
+/// What later code has marked so is neither merged nor removed.
+#[test]
+fn what_must_not_be_changed_stays() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = Lab::new(tmp.path(), BYTES);
+    let dirs = four(&mut lab);
+    for dir in &dirs[..2] {
+        set_status(&lab, dir, |s| s.more.late.ro_compat = RO_COMPAT_DIGEST);
+    }
+    apply(&lab, &policies(&[("keep_last", "1"), ("trash", "0")]));
+    let left: Vec<_> = lab.store.items().unwrap().iter().map(|i| i.dir().to_vec()).collect();
+    for dir in &dirs[..2] {
+        assert!(left.contains(&dir.as_bytes().to_vec()), "{dir}");
     }
 }
 

@@ -57,6 +57,8 @@ both! {
     the_store_lists_what_it_cannot_read
     points_of_a_session
     what_is_not_known_is_named
+    holes_in_a_map
+    nothing_between_the_slots
 }
 
 fn read(lab: &Lab, dir: &str) -> Result<Session, String> {
@@ -454,4 +456,67 @@ fn what_is_not_known_is_named(version: Version) {
     let read_only = with(Features { ro_compat: RO_COMPAT_DIGEST, ..Features::NONE }).unwrap();
     assert_eq!(read_only.features().refuses_change(), Some("a digest"));
     assert!(with(Features { compat: 1 << 50, ..Features::NONE }).is_ok());
+}
+/// A map that has lost something in its middle, or its start.
+fn holes_in_a_map(version: Version) {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path(), version);
+    let mut r = lab.record(&Options::default());
+    for i in 0..4 {
+        r.write(i * CHUNK, &[1; CHUNK]);
+        r.commit();
+    }
+    r.write(5 * CHUNK, &[1; CHUNK]);
+    let dir = r.cut();
+    let path = lab.path(&dir).join(MAP_NAME);
+    let whole = fs::read(&path).unwrap();
+    let (start, len) = (version.layout().records as usize, version.layout().record_len);
+    let records = (whole.len() - start) / len;
+    assert!(check(&lab, &dir).is_ok());
+    // Each record but the last ones: behind those no commit tells of it.
+    for gone in 0..records - 2 {
+        let at = start + gone * len;
+        fs::write(&path, [&whole[..at], &whole[at + len..]].concat()).unwrap();
+        assert!(check(&lab, &dir).is_err(), "without record {gone}");
+    }
+    if version >= Version::Two {
+        // One batch, and no commit.
+        let mut r = lab.record(&Options::default());
+        r.write(0, &[2; CHUNK]);
+        let dir = r.cut();
+        let path = lab.path(&dir).join(MAP_NAME);
+        let whole = fs::read(&path).unwrap();
+        for cut in [start, start + 1, start + len - 1] {
+            fs::write(&path, &whole[..cut]).unwrap();
+            assert!(check(&lab, &dir).unwrap_err().contains("start is missing"), "{cut}");
+        }
+        let mut flipped = whole.clone();
+        flipped[start + 9] ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        assert!(check(&lab, &dir).unwrap_err().contains("start is missing"));
+        // Nothing was saved yet: then nothing is lost.
+        fs::write(&path, &whole[..start]).unwrap();
+        fs::write(lab.path(&dir).join(DAT_NAME), b"").unwrap();
+        assert!(check(&lab, &dir).unwrap().runs.is_empty());
+    }
+}
+
+/// What is between the slots, and behind them, is zero.
+fn nothing_between_the_slots(version: Version) {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut lab = lab(tmp.path(), version);
+    let mut r = lab.record(&Options::default());
+    r.write(0, &[1; CHUNK]);
+    let dir = r.end(State::Closed);
+    let path = lab.path(&dir).join(MAP_NAME);
+    let whole = fs::read(&path).unwrap();
+    let layout = version.layout();
+    let mut at: Vec<usize> = layout.slots.map(|s| s as usize + layout.slot_len).to_vec();
+    at.push(layout.records as usize - 1);
+    for at in at.into_iter().filter(|at| !layout.slots.contains(&(*at as u64))) {
+        let mut map = whole.clone();
+        map[at] ^= 1;
+        fs::write(&path, &map).unwrap();
+        assert!(check(&lab, &dir).unwrap_err().contains("not zero"), "{at}");
+    }
 }

@@ -349,6 +349,10 @@ impl Sorted {
                 let text = "an interrupted restore goes on with it".to_owned();
                 d.reasons.push(Reason { rule: "restore", text, firm: true });
             }
+            if let Some(what) = s.features().refuses_change() {
+                let text = format!("it has {what}: a newer bdsnap is needed");
+                d.reasons.push(Reason { rule: "feature", text, firm: true });
+            }
             if let Some(stranger) = notes::stranger(&s.path)? {
                 let text = format!("there is a foreign file in it: {}", text::escape(&stranger));
                 d.reasons.push(Reason { rule: "stranger", text, firm: true });
