@@ -605,6 +605,7 @@ impl Session {
     }
 
     /// What is to be told still, of both.
+    #[inline(always)]
     pub(crate) fn untold(&self) -> News {
         let taints = self.taints() & !self.told_taints.load(Ordering::Relaxed);
         (taints, self.late() & !self.told_late.load(Ordering::Relaxed))

@@ -164,6 +164,8 @@ impl Batch {
 pub(crate) struct Files {
     /// The store has been looked at, well or not.
     pub(crate) looked: bool,
+    /// What the header needs to know is known.
+    pub(crate) begun: bool,
     store: Option<Dir>,
     chain: Option<Dir>,
     /// What the store knows of the session before.
@@ -223,6 +225,7 @@ impl Files {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             looked: false,
+            begun: false,
             store: None,
             chain: None,
             tail: None,
@@ -670,9 +673,11 @@ impl Files {
     /// Says in the store what has become of the session while it runs: that what is being written next is not
     /// saved, that a device of the same filesystem is not registered. Readers take the
     /// state, and what is there of records.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn tell_news(&mut self, session: &Session) -> Result {
         // At its end all of it is told.
-        if session.untold() == (0, 0) || session.finished.load(Ordering::Acquire) {
+        if session.finished.load(Ordering::Acquire) {
             return Ok(());
         }
         let news = session.news();

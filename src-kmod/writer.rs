@@ -48,6 +48,8 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
             if this.beginning.lock().is_some() {
                 if !files.broken_marked {
                     files.mark_broken(this, &Why::of(this));
+                } else if this.untold() == (0, 0) {
+                    return;
                 } else if let Err(e) = files.tell_news(this) {
                     pr_err!(
                         "cannot write into the store what became of a broken session: {}\n",
@@ -58,12 +60,15 @@ fn write_what_is_read(this: &Arc<Session>, files: &mut Files) {
             return;
         }
         // The first writes may come while the claim still looks at the device.
-        if this.beginning.lock().is_none() {
+        files.begun = files.begun || this.beginning.lock().is_some();
+        if !files.begun {
             return;
         }
-        if let Err(e) = files.tell_news(this) {
-            give_up(this, files, e, this.geo.on_disk().start);
-            continue;
+        if this.untold() != (0, 0) {
+            if let Err(e) = files.tell_news(this) {
+                give_up(this, files, e, this.geo.on_disk().start);
+                continue;
+            }
         }
         if let Err((e, sector)) = sync_beside(this, files) {
             give_up(this, files, e, sector);
@@ -107,9 +112,11 @@ fn write(this: &Arc<Session>, files: &mut Files, from: usize) -> Result<bool> {
 /// What was made durable beside the writer counts, and what is to be comes next. The error comes with
 /// the (disk's) sector that could not be saved.
 fn sync_beside(this: &Arc<Session>, files: &mut Files) -> Result<(), (Error, u64)> {
-    let ended = this.syncer.lock().take_result();
-    if let Some(result) = ended {
-        files.end_sync(this, result)?;
+    if files.syncing.is_some() {
+        let ended = this.syncer.lock().take_result();
+        if let Some(result) = ended {
+            files.end_sync(this, result)?;
+        }
     }
     if files.syncing.is_none() && !files.batch.slices.is_empty() {
         files.begin_sync(this).map_err(|e| (e, files.sector_of(this, 0)))?;
