@@ -115,10 +115,10 @@ cd /
 
 # ---- Numbers ----
 
-for command in 0 bdff bd01 c008bd09 4008bd05 8030bd01 ffffffff c030bd07 c030bd00 5401; do
+for command in 0 bdff bd01 c008bd09 4008bd05 8030bd01 ffffffff c030bd08 c030bd00 5401; do
 	expect "ioctl $command" ENOTTY bdsnap-testtool ioctl-raw $command zeros
 done
-for command in c030bd01 c030bd02 c040bd03 c008bd04 c020bd05 c030bd06; do
+for command in c030bd01 c030bd02 c040bd03 c008bd04 c020bd05 c030bd06 c0c0bd07; do
 	for pointer in null low kernel; do
 		expect "ioctl $command with a bad address ($pointer)" EFAULT bdsnap-testtool ioctl-raw $command $pointer
 	done
