@@ -26,8 +26,8 @@ for before in 0 8; do
 	[ $before = 0 ] || write 8 $before
 	is "$name: recording" recording "$(status devices.0.state)"
 	map=$(ls -d /snapshot/vda_*/ | tail -n 1)blocks.map
-	# Its fourth block, by which the header and the status are over
-	block=$(filefrag -b4096 -v "$map" | awk '$1 ~ /^[0-9]+:$/ { gsub(/[.:]/, " "); if ($2 <= 3 && 3 <= $3) print $4 + 3 - $2 }')
+	# Its fifth block, by which the header and the status are over
+	block=$(filefrag -b4096 -v "$map" | awk '$1 ~ /^[0-9]+:$/ { gsub(/[.:]/, " "); if ($2 <= 4 && 4 <= $3) print $4 + 4 - $2 }')
 	at=$((block * 8))
 	switch store "0 $at linear /dev/vdb 0
 $at 8 error
