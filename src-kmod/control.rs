@@ -326,11 +326,12 @@ fn activate(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     result.map(|()| flags)
 }
 
-/// The same for a caller who goes on from there: of an image, the loop device that shows it is known.
+/// The same for a caller who goes on from there: of an image, the loop device that shows it is known. Nobody else's
+/// device is opened for it, which might be in somebody's way.
 fn activate_now(name: &[u8], durability: Option<Durability>) -> Result<u64> {
     let flags = activate(name, durability)?;
-    if crate::image::any() {
-        crate::look::settle();
+    if let Err(e) = crate::image::settle() {
+        pr_warn!("looking for loop devices: errno {}\n", -e.to_errno());
     }
     Ok(flags)
 }

@@ -119,7 +119,7 @@ fn registered(path: &[u8]) -> Option<Arc<Volume>> {
 }
 
 /// Whether any image is registered.
-pub(crate) fn any() -> bool {
+fn any() -> bool {
     core().registry.lock().volumes.iter().any(|v| v.image.is_some())
 }
 

@@ -30,7 +30,11 @@ pub(crate) fn activate(common: &Common, args: &Activate) -> Result<Done, Error> 
     let module = open()?;
     let store = make_store(common, &module)?;
     let flags = control(&module, registration, true, durability)?;
-    identity::note_all(&store, &module, &module.status()?);
+    // Only of this one: another device that is open might be in somebody's way.
+    let mut status = module.status()?;
+    let own = bdsnap_core::device::absolute(&registration.device);
+    status.entries.retain(|r| *r.name == *own.as_os_str().as_bytes());
+    identity::note_all(&store, &module, &status);
     let name = text::path(&registration.device);
     let said = if flags & CONTROL_ALREADY != 0 {
         format!("{name} was protected already")
